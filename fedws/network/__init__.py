@@ -1,1 +1,1 @@
-"""Links between nodes: liveness, admission, back-off, websocket and MQTT."""
+"""Links between nodes: liveness, admission, back-off, WebSocket and MQTT."""

@@ -1,4 +1,4 @@
-"""Peers that are not authenticated yet: a bounded number at once, each with one handshake."""
+"""The admission of peers: a bounded number of unauthenticated connections at a time, each with one handshake."""
 
 import asyncio
 import contextlib
@@ -21,34 +21,37 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class UnauthenticatedAllowance:
-    """What a peer may send before it is authenticated."""
+    """The limits on what a peer may send before it is authenticated."""
 
     max_bytes: int
-    """Bytes in any frames, with the HTTP request of a websocket."""
+    """Largest number of bytes in frames of any kind, including the HTTP request of a WebSocket."""
     max_frames: int
-    """Frames, with empty ones."""
+    """Largest number of frames, including empty ones."""
 
     def permits(self, num_bytes: int, num_frames: int) -> bool:
-        """Return whether a peer may have sent as much."""
+        """Return whether a peer may have sent ``num_bytes`` bytes in ``num_frames`` frames."""
         return num_bytes <= self.max_bytes and num_frames <= self.max_frames
 
 
 WEBSOCKET_ALLOWANCE = UnauthenticatedAllowance(2 * MAX_HANDSHAKE_MESSAGE_BYTES + 2**14, 64)
-"""Of a websocket: an HTTP request, a hello and a proof."""
+"""Allowance of a WebSocket: an HTTP request, a hello and a proof."""
 MQTT_ALLOWANCE = UnauthenticatedAllowance(2 * MAX_HANDSHAKE_MESSAGE_BYTES, 32)
-"""Of a link over a broker: a hello and a proof; pings do not count."""
+"""Allowance of a link over a broker: a hello and a proof. Pings do not count."""
 MAX_PENDING_CONNECTIONS = 64
-"""Handshakes in flight. A member's takes little time, and members do not come in crowds from one address."""
+"""Largest number of handshakes at a time.
+
+A member's handshake is short, and few members connect from one address at a time.
+"""
 IPV6_PREFIX_BITS = 64
-"""Bits of an IPv6 address that count: one host has all addresses that share them (RFC 6177)."""
+"""Length in bits of the IPv6 prefix that identifies a host, which has all addresses under it (RFC 6177)."""
 
 
 async def admit(
     channel: Channel, handshake: Callable[[], Awaitable[T]], max_seconds: float, warning_log: RateLimitedLog, peer: str
 ) -> T | None:
-    """Return the result of ``handshake`` with the peer on ``channel``; close the link and return None when it fails.
+    """Return the result of ``handshake`` with the peer on ``channel``; close the link and return None if it fails.
 
-    ``peer`` is what the log calls a peer that is refused, as "a node".
+    The handshake has ``max_seconds`` seconds. ``peer`` is the name of a rejected peer in the log, such as "a node".
     """
     try:
         async with asyncio.timeout(max_seconds):
@@ -56,12 +59,12 @@ async def admit(
     except TimeoutError:
         await channel.close("no hello in time")
     except LinkRefused as refused:
-        warning_log.log(f"{peer}{format_peer_address(channel.address)} was refused: {refused}")
+        warning_log.log(f"{peer}{format_peer_address(channel.address)} was rejected: {refused}")
         with contextlib.suppress(LinkError):
             await channel.send(Refusal(kind=refused.kind, reason=str(refused)))
         await channel.close()
     except (ProtocolError, BodyUnavailable) as error:
-        warning_log.log(f"a caller{format_peer_address(channel.address)} was refused: {error}")
+        warning_log.log(f"a peer{format_peer_address(channel.address)} was rejected: {error}")
         await channel.close(str(error), CloseCode.MESSAGE_REJECTED)
     except LinkLost:
         pass
@@ -69,23 +72,24 @@ async def admit(
 
 
 class TrackedConnection(Protocol):
-    """What :class:`BoundedConnectionSet` compares of two callers."""
+    """A connection with the properties by which :class:`BoundedConnectionSet` compares two peers."""
 
     @property
     def bytes_received(self) -> int:
-        """Bytes received."""
+        """Number of bytes received."""
 
     @property
     def has_received_message(self) -> bool:
-        """Whether a whole message has been received, which is a ``hello``: any other ends the link."""
+        """True if a whole message has been received, which is a ``hello``, since any other ends the link."""
 
 
 class BoundedConnectionSet:
-    """Admits every caller. When it is full, each further caller costs one of those that wait its place.
+    """A set of connections with a maximum size that evicts one connection for each new one when it is full.
 
-    That one is drawn from the address with the most callers: at random, among the half of them that comes last by
-    having sent a whole ``hello``, and then by bytes sent. A caller is thus never certain to lose its place, whatever
-    the others send, unless it shares an address with more callers than others do.
+    The evicted connection is one from the address with the most connections. These are ordered by whether they have
+    sent a whole ``hello``, and then by the number of bytes sent. The set draws at random from the half that has sent
+    less. No peer can therefore force the eviction of another one, unless that one shares an address with more
+    connections than other addresses have.
     """
 
     def __init__(self, max_size: int = MAX_PENDING_CONNECTIONS, random: Random | None = None) -> None:
@@ -94,41 +98,43 @@ class BoundedConnectionSet:
         self._entries: dict[int, tuple[TrackedConnection, str, Callable[[], object]]] = {}
 
     def __len__(self) -> int:
-        """Return how many are waiting."""
+        """Return the number of connections."""
         return len(self._entries)
 
     def add(self, connection: TrackedConnection, drop: Callable[[], object], address: str = "") -> None:
-        """Let ``connection`` wait until :meth:`discard`; one that waits already keeps its place. ``drop`` ends its
-        link."""
+        """Add ``connection`` until :meth:`discard`, and evict another one if the set is full.
+
+        ``drop`` ends the link when the connection is evicted. Adding a connection again does not evict another one.
+        """
         if id(connection) not in self._entries and len(self._entries) >= self._max_size:
             self._entries.pop(self._choose_eviction())[2]()
         self._entries[id(connection)] = connection, source_network(address), drop
 
     def discard(self, connection: TrackedConnection) -> None:
-        """Forget a caller that has been admitted or is gone; do nothing if it is not waiting."""
+        """Remove a connection that is admitted or closed; do nothing if it is not in the set."""
         self._entries.pop(id(connection), None)
 
     def _choose_eviction(self) -> int:
-        """Return the key of the one to be dropped."""
-        sizes = Counter(where for _, where, _ in self._entries.values())
+        """Return the key of the connection to be evicted."""
+        sizes = Counter(network for _, network, _ in self._entries.values())
         most = max(sizes.values())
-        crowd = sorted(
+        candidates = sorted(
             (connection.has_received_message, connection.bytes_received, self._random.random(), key)
-            for key, (connection, where, _) in self._entries.items()
-            if sizes[where] == most
+            for key, (connection, network, _) in self._entries.items()
+            if sizes[network] == most
         )
-        return self._random.choice(crowd[: -(-len(crowd) // 2)])[-1]
+        return self._random.choice(candidates[: -(-len(candidates) // 2)])[-1]
 
 
 def source_network(address: str) -> str:
-    """Return what one host's addresses have in common: an IPv4 address, or the first 64 bits of an IPv6 address.
+    """Return the network of one host: the whole IPv4 address, or the first 64 bits of an IPv6 address.
 
     >>> [source_network(address) for address in ("2001:db8::1", "::ffff:192.0.2.7", "192.0.2.7", "")]
     ['2001:db8::/64', '192.0.2.7', '192.0.2.7', '']
     """
     try:
         found: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
-    except ValueError:  # of a transport that has others
+    except ValueError:  # an address of a transport without IP addresses
         return address
     if isinstance(found, IPv6Address):
         return str(found.ipv4_mapped or IPv6Network((found, IPV6_PREFIX_BITS), strict=False))

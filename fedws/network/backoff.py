@@ -1,4 +1,4 @@
-"""Attempts that are repeated until one succeeds, with delays that grow."""
+"""Retries with increasing delays, until an attempt succeeds."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -6,13 +6,16 @@ from random import Random
 from typing import TypeVar
 
 FIRST_DELAY_SECONDS = 0.1
-"""Longest delay in seconds before the second attempt; each further one may be twice as long."""
+"""Longest delay in seconds before the second attempt. It doubles for each further attempt."""
 
 T = TypeVar("T")
 
 
 class Backoff:
-    """Delays that double up to a maximum, each shortened by a random part, so that nodes do not retry in step."""
+    """A sequence of delays that double up to a maximum.
+
+    Each delay is shortened by a random part, so that nodes do not retry at the same time.
+    """
 
     def __init__(self, max_delay: float, seed: str) -> None:
         self._max_delay = max(FIRST_DELAY_SECONDS, max_delay)
@@ -30,7 +33,7 @@ class Backoff:
 
 
 class ReasonLog:
-    """Logs why attempts fail: a reason is logged when it differs from the one before."""
+    """A log of the reasons why attempts fail, without consecutive repetitions of the same reason."""
 
     def __init__(self, log: Callable[[str], object]) -> None:
         self._log = log
@@ -43,14 +46,14 @@ class ReasonLog:
         self._last_reason = reason
 
     def reset(self) -> None:
-        """Log the next reason in any case."""
+        """Forget the last reason, so that the next one is logged in any case."""
         self._last_reason = ""
 
 
 async def retry(attempt: Callable[[], Awaitable[T | None]], backoff: Backoff, *, wait_first: bool = False) -> T:
     """Call ``attempt`` until it returns something other than None, with a delay of ``backoff`` between two calls.
 
-    With ``wait_first`` there is a delay before the first call too. An error of ``attempt`` ends the attempts.
+    With ``wait_first``, a delay also precedes the first call. An exception of ``attempt`` ends the retries.
     """
     if wait_first:
         await asyncio.sleep(backoff.next_delay())

@@ -1,4 +1,4 @@
-"""Protocols and bounds of a link."""
+"""The protocols :class:`Channel` and :class:`Transport`, and the limits of a link."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -16,48 +16,62 @@ if TYPE_CHECKING:
 
 
 MAX_HANDSHAKE_MESSAGE_BYTES = 2**16
-"""Largest message in bytes, until the other end has proved who it is."""
+"""Largest message in bytes that is accepted before the peer is authenticated."""
 
 
 class Channel(Protocol):
-    """One link, as whole messages. Any method raises LinkLost once the link is down."""
+    """One link that carries whole messages. Every method raises LinkLost once the link is down."""
 
     peer: str
-    """The node's id in the other end's certificate; empty where it has shown none."""
+    """Node id in the peer's certificate; empty if the peer has not presented one."""
     address: str
-    """Where the other end is, for a log; empty where the transport cannot tell."""
+    """Address of the peer for log lines; empty if the transport has no peer addresses."""
     bytes_sent: int
-    """Bytes sent so far, with what the transport adds to a message; likewise those received."""
+    """Number of bytes sent so far, including the overhead of the transport."""
     bytes_received: int
+    """Number of bytes received so far, including the overhead of the transport."""
     transfers: "BodyTransfers"
-    """How bodies travel; set by who knows of earlier links to the same peer."""
+    """State of the body transfers; replaced by a caller that has had earlier links to the same peer."""
+
+    @property
+    def encryption(self) -> str:
+        """Encryption of the link for log lines, such as "TLS"; empty if the link is not encrypted."""
 
     @property
     def is_receiving(self) -> bool:
-        """Whether a part of a message has come that is not whole."""
+        """True if a message has been received in part."""
 
     async def send(self, message: Message) -> None:
-        """Send one message; returns when it is handed to the transport."""
+        """Send one message and return when it is handed to the transport."""
 
     async def receive(self) -> Message:
-        """The next message. Raises ProtocolError, after which the link must be closed."""
+        """Return the next message.
+
+        Raise ProtocolError if the message is not valid; the caller must then close the link.
+        """
 
     def mark_authenticated(self) -> None:
-        """The other end has proved who it is: messages up to ``Limits.max_message_bytes`` may come, in any time.
+        """Lift the limits for unauthenticated peers.
 
-        Before, they are at most :data:`MAX_HANDSHAKE_MESSAGE_BYTES` bytes, and a link that was dialled from outside
-        lives no longer than ``Limits.handshake_timeout``.
+        Before this call, a message has at most :data:`MAX_HANDSHAKE_MESSAGE_BYTES` bytes, and an incoming link is
+        closed after ``Limits.handshake_timeout``. Afterwards, a message has at most ``Limits.max_message_bytes``
+        bytes, and the link has no time limit.
         """
 
     def set_session_key(self, session_key: bytes) -> None:
-        """Both ends have ``session_key`` now, 32 bytes of this handshake alone; keys for what follows may come of
-        it."""
+        """Set the secret of this handshake, 32 bytes that both ends share.
+
+        The channel may derive the keys for all further messages from it.
+        """
 
     async def close(self, reason: str = "", code: CloseCode = CloseCode.APPLICATION_ERROR) -> None:
-        """Close the link; the other end gets ``code``, and ``reason`` for people. Without a reason: DONE."""
+        """Close the link and send ``code`` and a readable ``reason`` to the peer.
+
+        Without a reason, the code is NORMAL_CLOSURE.
+        """
 
     async def wait_closed(self) -> None:
-        """Wait until the link is down, whoever closed it."""
+        """Wait until either end has closed the link, or the link is lost."""
 
 
 Handler = Callable[[Channel], Awaitable[None]]
@@ -65,23 +79,23 @@ Handler = Callable[[Channel], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Limits:
-    """The bounds of a link."""
+    """The limits of a link."""
 
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
     """Largest message in bytes, header and body."""
     peer_timeout: float = 60.0
-    """Seconds without a sign of life or progress after which the other end counts as lost."""
+    """Seconds without received bytes or progress after which the peer counts as lost."""
     ping_interval: float = 0.0
-    """Seconds between the pings that keep an idle or busy link alive; 0: a third of ``peer_timeout``."""
+    """Seconds between the pings that keep an idle or busy link alive; 0 selects a third of ``peer_timeout``."""
 
     @property
     def effective_ping_interval(self) -> float:
-        """Seconds between two pings."""
+        """Interval in seconds between two pings."""
         return self.ping_interval or self.peer_timeout / 3
 
     @property
     def check_interval(self) -> float:
-        """Seconds between two checks of a link's liveness."""
+        """Interval in seconds between two checks of a link's liveness."""
         return self.peer_timeout / CHECKS_PER_TIMEOUT
 
     @property
@@ -101,28 +115,32 @@ class Limits:
 
     @property
     def retention(self) -> float:
-        """Seconds for which a result and a partial body are kept after a link was lost."""
+        """Time in seconds for which a result and a partial body are kept after a link is lost."""
         return 10 * self.peer_timeout
 
 
 class Transport(Protocol):
-    """A way to carry messages, chosen by URL scheme. Registered as ``transport`` under that scheme."""
+    """A way to carry messages, selected by URL scheme. It is registered as ``transport`` under that scheme."""
 
     in_process: bool
-    """Whether its links stay within this process, where nobody has to be kept out."""
+    """True if links stay within this process, so that they need no authentication."""
     brokered: bool
-    """Whether many nodes have one address, as a broker's."""
+    """True if many nodes share one address, such as the address of a broker."""
 
     def check_url(self, url: str, tls: TlsConfig | None = None, *, encrypt_payloads: bool = False) -> None:
-        """Raise UsageError unless the URL is an address here and goes with ``tls``; ``encrypt_payloads``: no carrier
-        may read."""
+        """Raise UsageError unless the URL is valid for this transport and matches the other arguments.
+
+        ``tls`` requires an encrypted transport. With ``encrypt_payloads``, no intermediary can read the messages.
+        """
 
     def connect(
         self, url: str, limits: Limits, node: str = "", tls: TlsConfig | None = None, *, encrypt_payloads: bool = False
     ) -> Awaitable[Channel]:
-        """Dial ``node`` once. Raises Unreachable, or UsageError when the URL is none.
+        """Connect to ``node`` once and return the channel.
 
-        An encrypted one takes nobody but who shows a certificate of ``node``; if that is empty, of the URL's host."""
+        An encrypted transport accepts only a certificate issued to ``node``, or to the URL's host if ``node`` is
+        empty. Raise Unreachable if the connection fails, and UsageError if the URL is not valid.
+        """
 
     def serve(
         self,
@@ -134,4 +152,4 @@ class Transport(Protocol):
         node: str = "",
         encrypt_payloads: bool = False,
     ) -> AbstractAsyncContextManager[str]:
-        """Serve ``node`` while the context lasts; gives its URL. Raises UsageError when it cannot."""
+        """Serve ``node`` while the context is open, and yield its URL. Raise UsageError if that fails."""

@@ -1,4 +1,4 @@
-"""Digests of messages' bodies, each made once however many peers are sent the same tensors."""
+"""Digests of message bodies, computed once even if the same tensors are sent to many peers."""
 
 import threading
 import weakref
@@ -17,25 +17,29 @@ _cache: deque[_CachedDigest] = deque(maxlen=_CACHE_SIZE)
 
 
 def hash_body(tensors: Tensors, body: Iterable[memoryview]) -> str:
-    """SHA-256 of ``body``, as 64 hexadecimal digits; that is the body of ``tensors``, and may be known of them.
+    """Return the SHA-256 of ``body``, as 64 hexadecimal digits.
 
-    Blocking, half a millisecond a megabyte; safe to call from any thread, where others wait for the first.
+    ``body`` is the body of ``tensors``, for which the digest may be cached. The call blocks for half a millisecond per
+    megabyte. It is safe to call from any thread; concurrent calls wait for the first.
     """
     with _lock:
-        state = _tensor_versions(list(tensors.values()))
-        for known, tensors_then, found in _cache:
-            if known == state and all(tensor() is not None for tensor in tensors_then):
-                return found
-        made = sha256()
+        versions = _tensor_versions(list(tensors.values()))
+        for cached_versions, cached_tensors, cached_digest in _cache:
+            if cached_versions == versions and all(tensor() is not None for tensor in cached_tensors):
+                return cached_digest
+        digest = sha256()
         for piece in body:
-            made.update(piece)
-        if state:
-            _cache.append((state, [weakref.ref(tensor) for tensor in tensors.values()], made.hexdigest()))
-        return made.hexdigest()
+            digest.update(piece)
+        if versions:
+            _cache.append((versions, [weakref.ref(tensor) for tensor in tensors.values()], digest.hexdigest()))
+        return digest.hexdigest()
 
 
 def _tensor_versions(tensors: Sequence[torch.Tensor]) -> tuple[tuple[int, int], ...]:
-    """What tells these tensors from others, and from themselves before they were written to; empty where none can."""
-    if any(tensor.is_inference() for tensor in tensors):  # they do not count writes
+    """Return a key that identifies the tensors and changes with every write to them.
+
+    The result is empty if such a key does not exist.
+    """
+    if any(tensor.is_inference() for tensor in tensors):  # PyTorch does not count writes to inference tensors
         return ()
     return tuple((id(tensor), tensor._version) for tensor in tensors)

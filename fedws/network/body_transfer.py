@@ -1,10 +1,10 @@
-"""How the bodies of messages travel between two nodes: from the beginning, or from where a lost link cut one off.
+"""The transfer of message bodies between two nodes, which resumes after a lost link.
 
-A body above one chunk has its digest in the message's header. When a link is lost, the receiver keeps what has come of
-such a body; on the next link it says how much that is, and the sender leaves as much out. At the end the whole body
-must be the one of the digest.
+A body above one chunk has its digest in the message's header. When a link is lost, the receiver keeps the received part
+of such a body. On the next link it declares the number of bytes that it has, and the sender leaves these out. At the
+end, the whole body must match the digest.
 
-Where both sides have an object store, larger bodies go through that; the message then has the digest and no body.
+If both sides have an object store, larger bodies go through it. The message then contains the digest and no body.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from fedws.protocol.messages import Message
 
 
 class BodyTransfers:
-    """The bodies to and from one peer, over all links to it."""
+    """The body transfers to and from one peer, over all links to it."""
 
     def __init__(
         self,
@@ -33,13 +33,12 @@ class BodyTransfers:
         on_replaced: Callable[[], object] = lambda: None,
         get_max_answer_bytes: Callable[[], int] | None = None,
     ) -> None:
-        """With ``keep_complete`` a whole body stays too, until :meth:`discard_partial`, or the next one begins.
+        """Create the state of the transfers with the node whose id is ``peer``.
 
-        ``get_max_answer_bytes`` returns the bytes of the largest message that may come now; None: whatever the link
-        takes.
-
-        ``peer`` is the other node's id, under which its blobs are. ``on_replaced`` is called when another body begins
-        to arrive than the one that is here.
+        With ``keep_complete``, a complete body is also kept, until :meth:`discard_partial` or the next body.
+        ``on_replaced`` is called when the peer starts to send a body other than the kept one.
+        ``get_max_answer_bytes`` returns the size in bytes of the largest message that is accepted at the time. Without
+        it, only the limit of the link applies.
         """
         self._stored_bodies = stored_bodies
         self._peer = peer
@@ -51,46 +50,48 @@ class BodyTransfers:
         self._peer_has_body_store = False
         self._peer_limits = DEFAULT_MESSAGE_LIMITS
         self.interrupted = False
-        """Whether a message had begun to arrive, and was not whole, when the last link ended."""
+        """True if a message was received only in part when the last link ended."""
         self.progress = TransferProgress()
-        """How far the bodies of the request that is open have come."""
+        """Progress of the bodies of the open request and its answer."""
         self._stored_digest = ""
         self.store_bytes_sent = self.store_bytes_received = 0
-        """Bytes to and from the object store."""
+        """Number of bytes sent to and received from the object store."""
 
     @property
     def resume_offsets(self) -> dict[str, int]:
-        """What this side has of a body, to be told to the other side on a new link: bytes by digest."""
+        """Number of bytes by digest that this side has of a body, to be declared to the peer on a new link."""
         return {} if self._partial_body is None else {self._partial_body.digest: self._partial_body.received_bytes}
 
     @property
     def has_body_store(self) -> bool:
-        """Whether this side has a store, to be told to the other side."""
+        """True if this side has an object store, which is declared to the peer."""
         return self._stored_bodies is not None
 
     def set_peer_offsets(self, offsets: Mapping[str, int]) -> None:
-        """What the other side has, as it says."""
+        """Set the number of bytes by digest that the peer declares to have."""
         self._peer_offsets = dict(offsets)
 
     def set_peer_has_body_store(self, has_body_store: bool) -> None:
-        """Whether the other side has a store, as it says."""
+        """Set whether the peer declares to have an object store."""
         self._peer_has_body_store = has_body_store
 
     def set_peer_limits(self, limits: MessageLimits) -> None:
-        """What the other side accepts, as it says; nothing else is sent."""
+        """Set the limits on messages that the peer declares; messages beyond them are not sent."""
         self._peer_limits = limits
 
     def discard_partial(self) -> None:
-        """The body that is here is of no use any more."""
+        """Discard the received part of a body."""
         self._partial_body = None
 
     def release_stored(self) -> None:
-        """Nor is the one that is in the store for the other side, which may take as long as it likes to fetch it."""
+        """Release the body that is in the store for the peer, which may fetch it at any time before this call."""
         self._replace_stored("")
 
     async def encode(self, message: Message) -> encoder.EncodedMessage:
-        """A message as it should travel now. Raises MessageTooLarge and UsageError, as
-        :func:`fedws.protocol.encoder.encode_message` does."""
+        """Return a message in the form in which it should be sent now.
+
+        Raise MessageTooLarge and UsageError as :func:`fedws.protocol.encoder.encode_message` does.
+        """
         encoded = encoder.encode_message(message, self._peer_limits)
         store = (
             self._stored_bodies
@@ -100,10 +101,8 @@ class BodyTransfers:
         if encoded.body_size <= CHUNK_BYTES and store is None:
             return encoded
         digest = await asyncio.to_thread(body_digest.hash_body, getattr(message, "tensors", {}), encoded.body)
-        peer_offset, self._peer_offsets = (
-            self._peer_offsets.get(digest, 0),
-            {},
-        )  # of another body, what is there is dropped when this comes
+        # The peer drops its part of any other body as soon as it receives this one.
+        peer_offset, self._peer_offsets = self._peer_offsets.get(digest, 0), {}
         if store is not None:
             try:
                 self.store_bytes_sent += await store.put(digest, encoded.body)
@@ -120,7 +119,7 @@ class BodyTransfers:
 
     @contextlib.contextmanager
     def open_decoder(self, max_bytes: int) -> Iterator[Decoder]:
-        """A decoder for the next message; what has come of its body stays here, however the context ends."""
+        """Yield a decoder for the next message, and keep the received part of its body when the context ends."""
         decoder = Decoder(max_bytes, self._find_partial, self._get_max_answer_bytes)
         try:
             yield decoder
@@ -131,9 +130,10 @@ class BodyTransfers:
                 self.progress.record_received(0 if self._partial_body is None else self._partial_body.received_bytes)
 
     async def read_message(self, decoder: Decoder) -> Message:
-        """The message that has come. Raises ProtocolError also when its body is not the one of its digest.
+        """Return the received message.
 
-        Raises Undelivered when its body is in a store from which it cannot be had.
+        Raise ProtocolError if the message is not valid or its body does not match its digest. Raise BodyUnavailable if
+        the body is in an object store and cannot be fetched.
         """
         partial_body, self._partial_body = self._partial_body, None
         if decoder.is_body_stored:
@@ -151,7 +151,7 @@ class BodyTransfers:
         assert decoder.digest is not None
         try:
             if self._stored_bodies is None:
-                raise StoreError("its tensors are in an object store, and there is none here; see --body-store")
+                raise StoreError("the tensors are in an object store, and this node has none; set --body-store")
             await self._stored_bodies.get(self._peer, decoder.digest, decoder.body_view)
             decoder.mark_body_complete()
             await asyncio.to_thread(decoder.verify_digest)
@@ -160,7 +160,7 @@ class BodyTransfers:
         self.store_bytes_received += len(decoder.body_view)
 
     def _replace_stored(self, digest: str) -> None:
-        """What is in the store for the other side is now this, and no more what was before."""
+        """Record the digest of the body in the store for the peer, and release the previous one."""
         if self._stored_digest and self._stored_bodies is not None:
             self._stored_bodies.release(self._stored_digest)
         self._stored_digest = digest

@@ -1,4 +1,4 @@
-"""Which transport an address is for."""
+"""The lookup of the transport for an address."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,17 +9,17 @@ from fedws.network.base import Transport
 
 
 def find_transport(url: str) -> Transport:
-    """The transport for a URL's scheme, under TLS where that ends in one more ``s``.
+    """Return the transport for a URL's scheme. An additional ``s`` at the end of a scheme selects TLS.
 
-    Raises UsageError, listing the schemes, when there is none, and for an address with a secret in it.
+    Raise UsageError if the scheme is unknown, with a list of the schemes, or if the address contains a secret.
     """
     scheme = addresses.require_no_secrets(url).partition("://")[0].lower()
-    ways: dict[str, Callable[[], Transport]] = {}
+    factories: dict[str, Callable[[], Transport]] = {}
     for name in registry.list_pieces("transport"):
         kind = registry.find_piece("transport", name)
-        ways[name] = kind
+        factories[name] = kind
         if not kind.in_process:
-            ways[f"{name}s"] = partial(kind, encrypted=True)
-    if scheme not in ways:
-        raise UsageError(f"{url}: nobody serves {scheme}://; there are {', '.join(ways)}")
-    return ways[scheme]()
+            factories[f"{name}s"] = partial(kind, encrypted=True)
+    if scheme not in factories:
+        raise UsageError(f"{url}: unknown scheme {scheme!r}; choose from {', '.join(factories)}")
+    return factories[scheme]()

@@ -1,1 +1,1 @@
-"""What carries links over an MQTT broker."""
+"""Links over an MQTT broker: the client, presence, frames, encryption and channels."""

@@ -1,4 +1,4 @@
-"""Where a broker is, and who one is to it."""
+"""The address of a broker and the login for it."""
 
 import os
 from collections.abc import Mapping
@@ -9,13 +9,14 @@ from urllib.parse import unquote, urlsplit
 from fedws.core import addresses
 from fedws.core.addresses import PASSWORD_FILE_VARIABLE, PASSWORD_VARIABLE
 from fedws.core.errors import UsageError
+from fedws.core.text_files import read_text
 
 DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 
 @dataclass(frozen=True)
 class BrokerAddress:
-    """Of a broker, with the login."""
+    """The address of a broker, with the login."""
 
     host: str
     port: int
@@ -24,20 +25,20 @@ class BrokerAddress:
 
 
 def parse_broker_url(url: str, environment: Mapping[str, str] = os.environ) -> BrokerAddress:
-    """What ``mqtt://[user@]host[:port]`` says; the password of the user is in the environment, or in a file.
+    """Return the address in ``mqtt://[user@]host[:port]``, with the user's password from the environment or a file.
 
-    Raises UsageError.
+    Raise UsageError if the URL is not valid or the password file cannot be read.
     """
     scheme, _, rest = addresses.require_no_secrets(url).partition("://")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
-        (host or "").encode("idna")  # which a name must be fit for to be looked up
+        (host or "").encode("idna")  # raises ValueError for a name that cannot be looked up
     except ValueError:
         host, port = None, 0
     if not host or port == 0 or parts.path.strip("/"):
         raise UsageError(
-            f"{scheme}://{rest.rpartition('@')[2]} is no address; one looks like {scheme}://user@broker:1883"
+            f"'{scheme}://{rest.rpartition('@')[2]}' is not a valid address; use the form {scheme}://user@broker:1883"
         )
     user = unquote(parts.username) if parts.username else None
     return BrokerAddress(
@@ -51,7 +52,7 @@ def _load_password(environment: Mapping[str, str]) -> str | None:
     if PASSWORD_FILE_VARIABLE not in environment:
         return None
     try:
-        return Path(environment[PASSWORD_FILE_VARIABLE]).read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        file, reason = environment[PASSWORD_FILE_VARIABLE], getattr(error, "strerror", error)
-        raise UsageError(f"{PASSWORD_FILE_VARIABLE} {file} cannot be read: {reason}") from None
+        file = environment[PASSWORD_FILE_VARIABLE]
+        return read_text(Path(file), f"{PASSWORD_FILE_VARIABLE}: {file}").rstrip("\r\n")
+    except OSError as error:
+        raise UsageError(f"{PASSWORD_FILE_VARIABLE}: cannot read {file}: {error.strerror}") from None

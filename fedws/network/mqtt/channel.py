@@ -1,4 +1,4 @@
-"""One link over a broker: messages to frames and back, whoever else is on the broker."""
+"""The channel over a broker, which converts messages to frames and back and drops the frames of other clients."""
 
 import asyncio
 import contextlib
@@ -19,11 +19,8 @@ from fedws.protocol.close_codes import CloseCode, to_close_code, to_link_error, 
 from fedws.protocol.messages import Message
 
 _PLAIN_PING = bytes([FrameKind.PING])
-_CLOSE_CODES = (
-    CloseCode.APPLICATION_ERROR,
-    CloseCode.MESSAGE_REJECTED,
-    CloseCode.TAKEN_OVER,
-)  # by the first byte of a CLOSE
+# Indexed by the first byte of the payload of a CLOSE.
+_CLOSE_CODES = (CloseCode.APPLICATION_ERROR, CloseCode.MESSAGE_REJECTED, CloseCode.TAKEN_OVER, CloseCode.NORMAL_CLOSURE)
 
 
 async def _do_nothing() -> None:
@@ -32,38 +29,45 @@ async def _do_nothing() -> None:
 
 @dataclass(frozen=True)
 class FrameSink:
-    """What the frames of a link go out on."""
+    """The outgoing side of a link: the functions that publish its frames and report its events."""
 
     publish: Callable[[bytes | bytearray, bool], int]
-    """Publish a frame, surely or as it may be; gives the bytes of the packet. Raises LinkLost."""
+    """Function that publishes a frame, reliably or not, and returns the packet size in bytes or raises LinkLost."""
     packet_size: Callable[[int], int]
-    """Bytes of a packet that brings a frame of so many."""
+    """Function from the size of a received frame to the size of its packet, both in bytes."""
     max_payload_bytes: int
-    """Bytes of a message in one frame, at most."""
+    """Largest part of a message in one frame, in bytes."""
+    has_tls: bool
+    """True if the connection to the broker uses TLS."""
     log_dropped: Callable[[str], object]
-    """Say that something was dropped which was not the other end's."""
+    """Function that logs a dropped frame, described by its argument."""
     on_authenticated: Callable[[], None] = lambda: None
+    """Callback when the peer is authenticated."""
     on_closing: Callable[[], None] = lambda: None
-    """Called before a link that was admitted waits for the other end to close it too."""
+    """Callback before an authenticated link waits for the peer's CLOSE."""
     on_closed: Callable[[], Awaitable[None]] = _do_nothing
-    """Called once the link has ended."""
+    """Callback when the link has ended."""
 
 
 class MqttChannel:
-    """See :class:`fedws.network.base.Channel`. Bytes are counted with the packets' headers, without signs of life."""
+    """A channel over a broker; see :class:`fedws.network.base.Channel`.
+
+    Byte counts include the headers of packets, and leave out pings.
+    """
 
     def __init__(self, endpoint: LinkEndpoint, sink: FrameSink, limits: Limits) -> None:
         self._endpoint = endpoint
         self._sink = sink
         self._limits = limits
         self._max_message_bytes = min(MAX_HANDSHAKE_MESSAGE_BYTES, limits.max_message_bytes)
-        self._unauthenticated_usage: tuple[int, int] | None = (0, 0)  # frames and bytes, until they are admitted
+        # The received frames and bytes; None after the authentication.
+        self._unauthenticated_usage: tuple[int, int] | None = (0, 0)
         self._close_error: LinkError | None = None
         self._send_lock = asyncio.Lock()
         self._frame_received, self._window_opened = asyncio.Event(), asyncio.Event()
         self._peer_done, self._closed_event = asyncio.Event(), asyncio.Event()
         self.opened = asyncio.Event()
-        """Set when the other end has answered, or the link has ended."""
+        """Event that is set when the peer has answered the OPEN, or the link has ended."""
         self._frame_bytes_received = 0
         self._monitor = LivenessMonitor(limits.peer_timeout)
         self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
@@ -74,10 +78,17 @@ class MqttChannel:
         self.bytes_received = 0
         self.transfers = BodyTransfers()
 
+    @property
+    def encryption(self) -> str:
+        """Encryption of the link, of which the broker can decrypt TLS but not the payloads."""
+        return ", ".join(
+            ["TLS to the broker"] * self._sink.has_tls + ["encrypted payloads"] * self._endpoint.encrypt_payloads
+        )
+
     # ------------------------------------------------------------------ messages
 
     async def send(self, message: Message) -> None:
-        """Send one message in frames, waiting while too many are unread at the other end."""
+        """Send one message in frames, and wait while the peer has too many unread frames."""
         encoded = await self.transfers.encode(message)
         async with self._send_lock:
             try:
@@ -89,67 +100,66 @@ class MqttChannel:
                         raise self._close_error
                     self.bytes_sent += self._send_frame(FrameKind.END if last else FrameKind.DATA, piece)
                     if not last:
-                        await asyncio.sleep(0)  # the network, and others, have something to do
+                        await asyncio.sleep(0)  # let the network and other tasks run
             except asyncio.CancelledError:
-                self._send_close("a message was cut short")  # nobody could tell the next one from it
+                self._send_close("a message was cut short")  # the peer would append the next message to it
                 raise
 
     async def receive(self) -> Message:
-        """The next message; its tensors lie in the one buffer that its frames are written into."""
+        """Return the next message, whose tensors are views of the buffer that received its frames."""
         with self.transfers.open_decoder(self._max_message_bytes) as decoder:
             more = True
             while more:
-                part = await self._next_frame()
-                decoder.feed(part.payload)
-                more = part.kind is FrameKind.DATA
+                frame = await self._next_frame()
+                decoder.feed(frame.payload)
+                more = frame.kind is FrameKind.DATA
         return await self.transfers.read_message(decoder)
 
     async def _next_frame(self) -> ReceivedFrame:
-        while (part := self._endpoint.read_frame()) is None or part.kind is FrameKind.CLOSE:
+        while (frame := self._endpoint.read_frame()) is None or frame.kind is FrameKind.CLOSE:
             if self._close_error is not None:
                 raise self._close_error
             self._frame_received.clear()
             await self._frame_received.wait()
         if self._endpoint.ack_due:
             self._send_ping()
-        return part
+        return frame
 
-    # ------------------------------------------------------------------ who is there
+    # ------------------------------------------------------------------ authentication
 
     @property
     def authenticated(self) -> bool:
-        """Whether the other end has proved who it is."""
+        """True if the peer is authenticated."""
         return self._unauthenticated_usage is None
 
     @property
     def has_received_message(self) -> bool:
-        """Whether a whole message has been received."""
+        """True if a whole message has been received."""
         return self._endpoint.messages_received > 0
 
     @property
     def is_receiving(self) -> bool:
-        """Whether a part of a message has come that is not whole."""
+        """True if a message has been received in part."""
         return self._endpoint.is_receiving
 
     def mark_authenticated(self) -> None:
-        """Take messages of any size that the limits allow. Raises LinkRefused if they must be encrypted and cannot
-        be."""
+        """Lift the limits for unauthenticated peers. Raise LinkRefused if required encryption is not in effect."""
         if self._endpoint.encrypt_payloads and self._endpoint.protection_level is not ProtectionLevel.ENCRYPTED:
             raise LinkRefused(
                 "key",
-                "a link with encrypted payloads needs the network key: --encrypt-payloads does not go with --insecure",
+                "encrypted payloads require the network key; --encrypt-payloads cannot be combined with --insecure",
             )
         self._max_message_bytes = self._limits.max_message_bytes
         self._unauthenticated_usage = None
         self._sink.on_authenticated()
 
     def set_session_key(self, session_key: bytes) -> None:
-        """From now on every frame has a tag, in both directions."""
+        """Protect all further frames in both directions, and process the protected frames received before."""
         for data in self._endpoint.set_session_key(session_key):
             self.handle_frame(data)
 
     def send_open(self) -> None:
-        """Begin the link, or answer who did. Raises LinkLost."""
+        """Open the link, or answer the peer's OPEN. Raise LinkLost if the broker's connection is lost."""
         self._sink.publish(self._endpoint.build_open_frame(), True)
 
     # ------------------------------------------------------------------ frames
@@ -158,21 +168,20 @@ class MqttChannel:
         return self._sink.publish(self._endpoint.build_frame(kind, payload), True)
 
     def handle_frame(self, data: bytes) -> None:
-        """Something came for this link, from whomever."""
+        """Process a frame on the link's topic, which any client of the broker may have sent."""
         if self._close_error is not None and self._peer_done.is_set():
             return None
-        if (
-            self._unauthenticated_usage is not None and self._endpoint.protection_level is ProtectionLevel.PLAIN
-        ):  # after it, tags tell who sends
+        # Protected frames do not count, since their tags authenticate the sender.
+        if self._unauthenticated_usage is not None and self._endpoint.protection_level is ProtectionLevel.PLAIN:
             frames, size = self._unauthenticated_usage
             self._unauthenticated_usage = frames + (data[:1] != _PLAIN_PING), size + len(data)
             if not MQTT_ALLOWANCE.permits(size + len(data), frames + 1):
-                return self.close_nowait("too much before a proof")
+                return self.close_nowait("too much data before authentication")
         event = self._endpoint.handle_frame(data)
         if event is FrameEvent.DROPPED:
             self._sink.log_dropped(self._endpoint.fault)
             return None
-        if event is FrameEvent.IGNORED:  # no sign of life: anybody may have sent it
+        if event is FrameEvent.IGNORED:  # does not prove liveness, since any client may have sent it
             return None
         self._frame_bytes_received += len(data)
         if event is FrameEvent.DATA:
@@ -182,27 +191,27 @@ class MqttChannel:
             self._peer_done.set()
             self._send_close("", _parse_close(self._endpoint.close_payload))
         elif event in (FrameEvent.FRAMES_MISSING, FrameEvent.PROTOCOL_ERROR):
-            self._peer_done.set()  # nothing that comes can be read
-            why = self._endpoint.fault
-            error = LinkLost(why) if event is FrameEvent.FRAMES_MISSING else ProtocolError(why)
-            self._send_close(why, error, to_close_code(error))
+            self._peer_done.set()  # further frames cannot be read
+            fault = self._endpoint.fault
+            error = LinkLost(fault) if event is FrameEvent.FRAMES_MISSING else ProtocolError(fault)
+            self._send_close(fault, error, to_close_code(error))
         elif event is FrameEvent.GONE:
-            self.fail(LinkLost("the coordinator is gone"))
+            self.fail(LinkLost("the coordinator has disconnected from the broker"))
         elif event is FrameEvent.PING:
             self._window_opened.set()
         elif event is FrameEvent.OPENED:
             self.opened.set()
         return None
 
-    # ------------------------------------------------------------------ time
+    # ------------------------------------------------------------------ timers
 
     def _repeat(self, seconds: float, callback: Callable[[], None]) -> None:
-        def again() -> None:
+        def run_and_repeat() -> None:
             callback()
             if self._close_error is None:
                 self._repeat(seconds, callback)
 
-        self._timers[callback] = asyncio.get_running_loop().call_later(seconds, again)
+        self._timers[callback] = asyncio.get_running_loop().call_later(seconds, run_and_repeat)
 
     def _send_ping(self) -> None:
         try:
@@ -211,20 +220,21 @@ class MqttChannel:
             self.fail(error)
 
     def _check_liveness(self) -> None:
-        under_way = self._endpoint.is_receiving and not self._endpoint.unread_frames  # else it is we who do not read
+        # With unread frames, this side does not read, so the peer cannot make progress.
+        waiting = self._endpoint.is_receiving and not self._endpoint.unread_frames
         fault = self._monitor.find_fault(
-            self._frame_bytes_received, self.bytes_received, self._endpoint.messages_received, is_receiving=under_way
+            self._frame_bytes_received, self.bytes_received, self._endpoint.messages_received, is_receiving=waiting
         )
         if fault:
-            self._peer_done.set()  # nobody waits for it to close
+            self._peer_done.set()  # do not wait for the peer's CLOSE
             self._send_close(f"given up: {fault}", LinkLost(fault))
 
-    # ------------------------------------------------------------------ the end
+    # ------------------------------------------------------------------ closing
 
     async def close(self, reason: str = "", code: CloseCode = CloseCode.APPLICATION_ERROR) -> None:
-        """Close the link; returns when the other end has too, in a sixth of ``peer_timeout`` at the latest.
+        """Close the link, and wait for the peer's CLOSE for at most a sixth of ``peer_timeout``.
 
-        Nobody waits for those who have proved nothing.
+        The method does not wait for an unauthenticated peer.
         """
         self._send_close(reason, code=code)
         try:
@@ -234,27 +244,27 @@ class MqttChannel:
                     async with asyncio.timeout(self._limits.close_timeout):
                         await self._peer_done.wait()
         finally:
-            self._peer_done.set()  # a further call need not wait again
+            self._peer_done.set()  # a further call returns at once
             await self._sink.on_closed()
 
     async def wait_closed(self) -> None:
-        """Wait until the link is down."""
+        """Wait until the link is closed."""
         await self._closed_event.wait()
 
     def close_nowait(self, reason: str) -> None:
-        """Close the link, and do not wait for the other end."""
+        """Close the link without waiting for the peer."""
         self._peer_done.set()
         self._send_close(reason)
 
     def fail(self, error: LinkError) -> None:
-        """The link is lost, and nobody is there who could be told."""
+        """Mark the link as lost without sending a CLOSE, since the peer cannot receive it."""
         self._peer_done.set()
         self._set_closed(error)
 
     def _send_close(
         self, reason: str, error: LinkError | None = None, code: CloseCode = CloseCode.APPLICATION_ERROR
     ) -> None:
-        """End the link, and tell the other end."""
+        """Close the link, and send a CLOSE to the peer."""
         if self._close_error is not None:
             return
         first = bytes([_CLOSE_CODES.index(code) if code in _CLOSE_CODES else 0])
@@ -280,12 +290,12 @@ def _split_fragments(encoded: encoder.EncodedMessage, size: int) -> Iterator[mem
 
 
 def _mark_last(pieces: Iterator[memoryview]) -> Iterator[tuple[memoryview, bool]]:
-    """Each piece, and whether it is the last."""
-    before = next(pieces)
+    """Yield each piece, and whether it is the last."""
+    previous = next(pieces)
     for piece in pieces:
-        yield before, False
-        before = piece
-    yield before, True
+        yield previous, False
+        previous = piece
+    yield previous, True
 
 
 def _parse_close(payload: bytes) -> LinkError:

@@ -1,4 +1,4 @@
-"""The coordinator's side of a link over a broker: finds the node there, and opens the link."""
+"""The coordinator's side of a link over a broker, which finds the node there and opens the link."""
 
 import asyncio
 import secrets
@@ -18,7 +18,7 @@ from fedws.security.tls import TlsConfig
 
 
 class MqttDialer:
-    """One link, on a connection of its own."""
+    """The opener of one link, which has its own connection to the broker."""
 
     def __init__(
         self, address: BrokerAddress, tls: TlsConfig | None, node: str, limits: Limits, *, encrypt_payloads: bool
@@ -26,6 +26,7 @@ class MqttDialer:
         self._node = node
         self._limits = limits
         self._encrypt_payloads = encrypt_payloads
+        self._has_tls = tls is not None
         will = EndToken()
         self._link = will.name
         self._instance = ""
@@ -41,34 +42,39 @@ class MqttDialer:
         )
 
     async def connect(self) -> MqttChannel:
-        """Raises Unreachable when the node is not there, or does not answer; Refused when the broker lets us not."""
+        """Connect to the broker and the node, and return the channel.
+
+        Raise Unreachable if the broker or the node cannot be reached or does not answer. Raise LinkRefused if the
+        broker rejects the connection or a topic.
+        """
         await self._broker.connect()
         try:
             await self._broker.subscribe(
                 topics.presence_filter(self._node), topics.uplink_topic(self._node, self._link)
             )
             if not await self._broker.wait_for_event(self._node_online):
-                raise Unreachable(f"{self._node} is not on the broker")
+                raise Unreachable(f"{self._node} is not connected to the broker")
             channel = self._open_link()
             if not await self._broker.wait_for_event(channel.opened):
-                raise Unreachable("it is on the broker, but does not answer")
+                raise Unreachable("the node is connected to the broker, but does not answer")
         except BaseException:
             await self._broker.close()
             raise
         return channel
 
     def _open_link(self) -> MqttChannel:
-        names = LinkIds(self._node, self._instance, self._link)
+        ids = LinkIds(self._node, self._instance, self._link)
         up, down = topics.uplink_topic(self._node, self._link), topics.downlink_topic(self._node, self._link)
         frame_sink = FrameSink(
-            publish=lambda frame, sure: self._broker.publish(down, frame, reliable=sure),
+            publish=lambda frame, reliable: self._broker.publish(down, frame, reliable=reliable),
             packet_size=lambda size: packet_size(up, size),
             max_payload_bytes=self._broker.max_payload_bytes,
-            log_dropped=lambda what: self._rate_limited_log.log(f"{what} was dropped"),
+            has_tls=self._has_tls,
+            log_dropped=lambda frame: self._rate_limited_log.log(f"{frame} was dropped"),
             on_closed=self._broker.close,
         )
         self._channel = channel = MqttChannel(
-            LinkEndpoint(names, is_dialer=True, encrypt_payloads=self._encrypt_payloads), frame_sink, self._limits
+            LinkEndpoint(ids, is_dialer=True, encrypt_payloads=self._encrypt_payloads), frame_sink, self._limits
         )
         self._broker.lost_error.add_done_callback(lambda lost: channel.fail(lost.result()))
         channel.send_open()
@@ -84,4 +90,4 @@ class MqttDialer:
             self._instance = instance
             self._node_online.set()
         elif self._channel is not None and instance == self._instance and EndToken(payload).name == instance:
-            self._channel.fail(LinkLost("the node is gone"))
+            self._channel.fail(LinkLost("the node has disconnected from the broker"))

@@ -1,7 +1,7 @@
-"""How frames are protected from a broker and its other clients: by a keyed tag, or encrypted as well.
+"""The protection of frames from a broker and its other clients, by authentication or encryption.
 
-Of the handshake's secret each direction of a link has a key of its own (HKDF, RFC 5869), so that no frame is of use on
-another link or in the other direction; the number of a frame is under its tag, so that none is of use twice.
+Each direction of a link has its own key, derived from the handshake's secret (HKDF, RFC 5869). A frame is therefore
+not valid on another link or in the other direction. The tag covers the number of the frame, which prevents replays.
 """
 
 import hashlib
@@ -19,33 +19,33 @@ Payload = bytes | memoryview
 
 
 class FrameProtection(Protocol):
-    """One direction of a link."""
+    """The protection of one direction of a link."""
 
     level: ProtectionLevel
 
     def wrap(self, kind: FrameKind, number: int, payload: Payload) -> bytes | bytearray:
-        """A frame. No number may be used twice for kinds that are numbered together."""
+        """Return a protected frame. A number must not be reused among kinds that are numbered together."""
 
     def unwrap(self, frame: Frame) -> Payload | None:
-        """The payload; None when the frame is not one of the other end's, as it sent it."""
+        """Return the payload, or None if the frame was forged or modified."""
 
 
 class NoProtection:
-    """Before the handshake has a secret, and where there is no network key."""
+    """The absence of protection, before the handshake has a secret or without a network key."""
 
     level = ProtectionLevel.PLAIN
 
     def wrap(self, kind: FrameKind, number: int, payload: Payload) -> bytes:
-        """A frame without a tag."""
+        """Return a frame without a tag."""
         return b"".join((pack_frame_header(kind, self.level, number), payload))
 
     def unwrap(self, frame: Frame) -> Payload | None:
-        """What anybody may have sent."""
+        """Return the payload, which any client of the broker may have sent."""
         return memoryview(frame.data)[FRAME_HEADER.size :] if frame.level is self.level else None
 
 
 class HmacProtection:
-    """HMAC-SHA256 over kind, number and payload, its first 16 bytes."""
+    """The protection by a tag: the first 16 bytes of the HMAC-SHA256 of kind, number and payload."""
 
     level = ProtectionLevel.AUTHENTICATED
 
@@ -53,14 +53,14 @@ class HmacProtection:
         self._mac = hmac.new(key, digestmod=hashlib.sha256)
 
     def wrap(self, kind: FrameKind, number: int, payload: Payload) -> bytearray:
-        """A frame that anybody can read, and nobody change."""
+        """Return a frame that any client can read, and only an owner of the key can modify."""
         frame = bytearray(pack_frame_header(kind, self.level, number))
         frame += payload
         frame += self._tag(frame)
         return frame
 
     def unwrap(self, frame: Frame) -> Payload | None:
-        """The payload, if the tag is right."""
+        """Return the payload, or None if the tag does not match."""
         data = memoryview(frame.data)
         if frame.level is not self.level or len(data) < FRAME_HEADER.size + TAG_BYTES:
             return None
@@ -77,7 +77,7 @@ class HmacProtection:
 
 
 class AesGcmProtection:
-    """AES-256-GCM (NIST SP 800-38D) of the payload, with kind and number beside it."""
+    """The protection by AES-256-GCM (NIST SP 800-38D), with kind and number as associated data."""
 
     level = ProtectionLevel.ENCRYPTED
 
@@ -85,12 +85,12 @@ class AesGcmProtection:
         self._cipher = AESGCM(key)
 
     def wrap(self, kind: FrameKind, number: int, payload: Payload) -> bytes:
-        """A frame that nobody else can read or change."""
-        first = pack_frame_header(kind, self.level, number)
-        return first + self._cipher.encrypt(_build_nonce(kind, number), payload, first)
+        """Return a frame that only an owner of the key can read or modify."""
+        header = pack_frame_header(kind, self.level, number)
+        return header + self._cipher.encrypt(_build_nonce(kind, number), payload, header)
 
     def unwrap(self, frame: Frame) -> Payload | None:
-        """Return the payload, if it is what was encrypted."""
+        """Return the decrypted payload, or None if the tag does not match."""
         if frame.level is not self.level or len(frame.data) < FRAME_HEADER.size + TAG_BYTES:
             return None
         data = memoryview(frame.data)
@@ -103,15 +103,18 @@ class AesGcmProtection:
 
 
 def _build_nonce(kind: FrameKind, number: int) -> bytes:
-    """12 bytes, used once under a key: pings are numbered on their own."""
+    """Return the nonce of a frame, 12 bytes that are used once per key.
+
+    PING frames have their own numbers, so the first byte of the nonce separates them from other frames.
+    """
     return bytes([kind is FrameKind.PING, 0, 0, 0]) + number.to_bytes(8, "little")
 
 
 def derive_protection(
     session_key: bytes, direction: str, node: str, instance: str, link: str, *, encrypted: bool
 ) -> FrameProtection:
-    """For one direction: ``direction`` is ``up`` or ``down``."""
+    """Return the protection for one direction, ``up`` or ``down``, of one link."""
     purpose = "encrypt" if encrypted else "authenticate"
-    info = "/".join(("fedws 1", purpose, direction, node, instance, link))  # no id holds a slash
+    info = "/".join(("fedws 1", purpose, direction, node, instance, link))  # unique, since ids contain no slash
     key = HKDF(SHA256(), 32, None, info.encode()).derive(session_key)
     return AesGcmProtection(key) if encrypted else HmacProtection(key)

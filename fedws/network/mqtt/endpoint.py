@@ -1,4 +1,4 @@
-"""One end of a link as a pure machine: frames in, what they mean out; no I/O, no clocks."""
+"""The state machine for one end of a link, from received frames to their meaning. It uses no I/O and no clocks."""
 
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -26,34 +26,36 @@ from fedws.network.mqtt.frames import (
 )
 from fedws.network.mqtt.topics import EndToken
 
-_MAX_EARLY_FRAMES = 4  # protected frames that are kept until this side can read them, too
-_FRAMES_PER_ACK = WINDOW_FRAMES // 4  # frames that are read before the other end hears of it
+_MAX_EARLY_FRAMES = 4  # protected frames that are kept until this side has the session key
+_FRAMES_PER_ACK = WINDOW_FRAMES // 4  # number of read frames after which a PING acknowledges them
 
 
 class FrameEvent(Enum):
-    """What a frame meant."""
+    """The meaning of a received frame."""
 
     IGNORED = auto()
+    """A frame without effect, which does not prove that the peer is alive."""
     DATA = auto()
-    """There is more to read."""
+    """A frame that can be read."""
     CLOSED = auto()
-    """There is, and it is the last."""
+    """The last frame of the link."""
     PING = auto()
-    """A sign of life; there may be room to send."""
+    """A keep-alive, which may have opened the send window."""
     OPENED = auto()
+    """The peer's OPEN."""
     GONE = auto()
-    """The other end has vanished."""
+    """The will of a lost peer."""
     FRAMES_MISSING = auto()
-    """Frames are missing."""
+    """A frame after a gap in the numbers."""
     PROTOCOL_ERROR = auto()
-    """The other end breaks the protocol."""
+    """A frame by which the peer breaks the protocol."""
     DROPPED = auto()
-    """It was not the other end's, or had come before: dropped."""
+    """A dropped frame, since it is a duplicate or was not sent by the peer."""
 
 
 @dataclass(frozen=True)
 class LinkIds:
-    """Of one link."""
+    """The names that identify one link: node id, instance of the node, and link."""
 
     node: str
     instance: str
@@ -61,20 +63,20 @@ class LinkIds:
 
 
 class LinkEndpoint:
-    """The coordinator's end, ``is_dialer``, or the node's."""
+    """One end of a link: the coordinator's if ``is_dialer``, otherwise the node's."""
 
     def __init__(self, ids: LinkIds, *, is_dialer: bool, encrypt_payloads: bool) -> None:
         self._ids = ids
         self._is_dialer = is_dialer
         self.encrypt_payloads = encrypt_payloads
-        """Whether what follows the handshake is encrypted: it is if either end requires it."""
+        """True if frames after the handshake are encrypted, which is the case if either end requires it."""
         self.fault = ""
-        """What was wrong with a frame that broke the link, or was odd."""
+        """Description of the last frame that was dropped or broke the link."""
         self.close_payload = b""
-        """The payload of the other end's CLOSE."""
+        """Payload of the peer's CLOSE."""
         self._in_message = False
         self.messages_received = 0
-        """That came whole."""
+        """Number of whole messages received."""
         self._open_received = not is_dialer
         self._send_protection: FrameProtection = NoProtection()
         self._receive_protection: FrameProtection = NoProtection()
@@ -82,47 +84,50 @@ class LinkEndpoint:
         self._reset_counters()
 
     def _reset_counters(self) -> None:
-        """Count frames from 0."""
+        """Restart the numbering of frames from 0."""
         self._send_window, self._receive_window = SendWindow(), ReceiveWindow()
         self._pings_sent, self._last_ping, self._acknowledged_frames = 0, -1, 0
         self._peer_frames_sent = 0
 
     @property
     def protection_level(self) -> ProtectionLevel:
-        """How what goes out is protected."""
+        """Protection of outgoing frames."""
         return self._send_protection.level
 
     def set_session_key(self, session_key: bytes) -> list[bytes]:
-        """Protect what follows, in both directions, and forget what came unprotected; gives what is to be heard now."""
-        out, back = ("down", "up") if self._is_dialer else ("up", "down")
-        names = self._ids
+        """Protect all further frames in both directions, and discard unread frames without protection.
+
+        Return the protected frames that were received before, which the caller must process now.
+        """
+        outgoing, incoming = ("down", "up") if self._is_dialer else ("up", "down")
+        ids = self._ids
         self._send_protection, self._receive_protection = (
-            derive_protection(session_key, way, names.node, names.instance, names.link, encrypted=self.encrypt_payloads)
-            for way in (out, back)
+            derive_protection(session_key, direction, ids.node, ids.instance, ids.link, encrypted=self.encrypt_payloads)
+            for direction in (outgoing, incoming)
         )
         self._reset_counters()
         early, self._early_frames = self._early_frames, []
         return early
 
-    # ------------------------------------------------------------------ out
+    # ------------------------------------------------------------------ outgoing frames
 
     @property
     def can_send(self) -> bool:
-        """Whether a part of a message may go."""
+        """True if the window permits one more part of a message."""
         return self._send_window.can_send
 
     def build_open_frame(self) -> bytes | bytearray:
-        """The first frame of either end."""
+        """Return the OPEN frame of this end."""
         return self._send_protection.wrap(
             FrameKind.OPEN, 0, pack_open(self._ids.instance, encrypt_payloads=self.encrypt_payloads)
         )
 
     def build_frame(self, kind: FrameKind, payload: Payload) -> bytes | bytearray:
-        """The next numbered frame."""
+        """Return the next numbered frame."""
         return self._send_protection.wrap(kind, self._send_window.next_number(), payload)
 
     def build_ping(self) -> bytes | bytearray:
-        """A sign of life."""
+        """Return a PING frame, which acknowledges all read frames."""
         self._acknowledged_frames = self._receive_window.frames_read
         self._pings_sent += 1
         return self._send_protection.wrap(
@@ -131,32 +136,32 @@ class LinkEndpoint:
             PING_PAYLOAD.pack(self._acknowledged_frames, self._send_window.frames_sent),
         )
 
-    # ------------------------------------------------------------------ in
+    # ------------------------------------------------------------------ incoming frames
 
     @property
     def is_receiving(self) -> bool:
-        """Whether more must come: of a message that has begun, or of what the other end says that it has sent."""
+        """True if frames are outstanding: of an incomplete message, or according to the peer's last PING."""
         return self._in_message or self._peer_frames_sent > self._receive_window.frames_received
 
     @property
     def unread_frames(self) -> int:
-        """Frames that came and wait to be read."""
+        """Number of received frames that are not read yet."""
         return len(self._receive_window)
 
     def read_frame(self) -> ReceivedFrame | None:
-        """Read one."""
+        """Return the next frame, or None if all frames are read."""
         return self._receive_window.read_frame()
 
     @property
     def ack_due(self) -> bool:
-        """Whether the other end should hear by now how much was read."""
+        """True if a PING should acknowledge the frames read since the last one."""
         return self._receive_window.frames_read - self._acknowledged_frames >= _FRAMES_PER_ACK
 
     def handle_frame(self, data: bytes) -> FrameEvent:
-        """Something came on the link's topic, from whomever."""
+        """Process a frame on the link's topic, which any client of the broker may have sent."""
         frame = parse_frame(data)
         if frame is None:
-            return self._drop_frame("a frame that is none")
+            return self._drop_frame("a malformed frame")
         if frame.kind is FrameKind.OPEN:
             return self._handle_open(frame)
         if frame.kind is FrameKind.GONE:
@@ -167,9 +172,8 @@ class LinkEndpoint:
             return FrameEvent.IGNORED
         payload = self._receive_protection.unwrap(frame)
         if payload is None:
-            if (
-                frame.kind is FrameKind.PING and frame.level is ProtectionLevel.PLAIN
-            ):  # it may have crossed the first protected one
+            # The peer may have sent a PING just before its first protected frame.
+            if frame.kind is FrameKind.PING and frame.level is ProtectionLevel.PLAIN:
                 return FrameEvent.IGNORED
             return self._drop_frame("a frame with a wrong tag")
         if frame.kind in NUMBERED_KINDS:
@@ -179,12 +183,12 @@ class LinkEndpoint:
     def _handle_numbered(self, frame: Frame, payload: Payload) -> FrameEvent:
         try:
             if not self._receive_window.accept(frame.number, ReceivedFrame(frame.kind, payload)):
-                return self._drop_frame("a frame a second time")
-        except FramesMissing as gap:
-            self.fault = str(gap)
+                return self._drop_frame("a duplicate frame")
+        except FramesMissing as error:
+            self.fault = str(error)
             return FrameEvent.FRAMES_MISSING
-        except WindowExceeded as flood:
-            self.fault = str(flood)
+        except WindowExceeded as error:
+            self.fault = str(error)
             return FrameEvent.PROTOCOL_ERROR
         if frame.kind is FrameKind.CLOSE:
             self.close_payload = bytes(payload)
@@ -195,28 +199,31 @@ class LinkEndpoint:
 
     def _handle_ping(self, frame: Frame, payload: Payload) -> FrameEvent:
         if frame.number <= self._last_ping:
-            return self._drop_frame("a sign of life a second time")
+            return self._drop_frame("a duplicate ping")
         self._last_ping = frame.number
         read, sent = PING_PAYLOAD.unpack(payload) if len(payload) == PING_PAYLOAD.size else (2**64, 0)
         if not self._send_window.acknowledge(read):
-            self.fault = "it says that it has read what was not sent"
+            self.fault = "a ping acknowledges frames that were not sent"
             return FrameEvent.PROTOCOL_ERROR
         self._peer_frames_sent = max(self._peer_frames_sent, sent)
         return FrameEvent.PING
 
     def _handle_open(self, frame: Frame) -> FrameEvent:
-        found = parse_open(frame)
-        if self._open_received or found is None or found[0] != self._ids.instance:
-            return self._drop_frame("a beginning of a link that has begun")
+        fields = parse_open(frame)
+        if self._open_received or fields is None or fields[0] != self._ids.instance:
+            return self._drop_frame("an unexpected OPEN frame")
         self._open_received = True
-        self.encrypt_payloads |= found[1]
+        self.encrypt_payloads |= fields[1]
         return FrameEvent.OPENED
 
     def _handle_gone(self, frame: Frame) -> FrameEvent:
-        """Only who made the link, and the broker for it, know the secret that the link's name is the digest of."""
+        """Process a GONE frame, which is valid only with the secret whose digest is the link's name.
+
+        Only the coordinator and the broker, which publishes it as a will, have the secret.
+        """
         if not self._is_dialer and EndToken(frame.data[FRAME_HEADER.size :]).name == self._ids.link:
             return FrameEvent.GONE
-        return self._drop_frame("a forged end of the link")
+        return self._drop_frame("a forged GONE frame")
 
     def _drop_frame(self, reason: str) -> FrameEvent:
         self.fault = reason

@@ -1,7 +1,7 @@
-"""What may be sent of a direction's numbered frames, and what has come of them: pure, without I/O.
+"""The flow control for the numbered frames of one direction. This module does no I/O.
 
-At most :data:`WINDOW_FRAMES` frames are under way: sent, and not yet read by the program at the other end. So neither
-the broker nor a receiver that does not read ever holds more of a link, however large a message is.
+At most :data:`WINDOW_FRAMES` frames are in flight, which means sent but not yet read by the program at the other end.
+The broker and a receiver that does not read therefore never hold more frames of a link, whatever the message size.
 """
 
 from collections import deque
@@ -11,29 +11,32 @@ from fedws.network.mqtt.encryption import Payload
 from fedws.network.mqtt.frames import FrameKind
 
 WINDOW_FRAMES = 48
-"""Frames."""
+"""Largest number of frames in flight."""
 
 
 class SendWindow:
-    """Numbers the frames of one direction."""
+    """The send window of one direction, which numbers its frames."""
 
     def __init__(self) -> None:
         self.frames_sent = 0
-        """Frames so far; the number of the next one."""
+        """Number of frames sent so far, which is also the number of the next frame."""
         self._frames_read = 0
 
     @property
     def can_send(self) -> bool:
-        """Whether one more frame may go."""
+        """True if one more frame may be sent."""
         return self.frames_sent - self._frames_read < WINDOW_FRAMES
 
     def next_number(self) -> int:
-        """That of the next frame, which goes now."""
+        """Return the number of the next frame, and count the frame as sent."""
         self.frames_sent += 1
         return self.frames_sent - 1
 
     def acknowledge(self, count: int) -> bool:
-        """The other end has read so many in all; False when that cannot be. Old news are none."""
+        """Record that the peer has read ``count`` frames in total; return False if fewer frames were sent.
+
+        A count below an earlier one has no effect.
+        """
         if count > self.frames_sent:
             return False
         self._frames_read = max(self._frames_read, count)
@@ -41,50 +44,53 @@ class SendWindow:
 
 
 class FramesMissing(Exception):
-    """Frames are missing: the broker has dropped one, or changed their order."""
+    """The error that a frame is missing, since the broker has dropped one or changed their order."""
 
 
 class WindowExceeded(Exception):
-    """There are more than were allowed."""
+    """The error that the peer has sent more frames than the window permits."""
 
 
 @dataclass(frozen=True)
 class ReceivedFrame:
-    """A numbered frame that came in its turn."""
+    """A numbered frame that was received in order."""
 
     kind: FrameKind
     payload: Payload
 
 
 class ReceiveWindow:
-    """Takes the frames of one direction in their order, and holds them until they are read."""
+    """The receive window of one direction, which holds the frames in order until they are read."""
 
     def __init__(self) -> None:
         self.frames_received = 0
-        """Frames so far."""
+        """Number of frames received so far."""
         self._unread: deque[ReceivedFrame] = deque()
 
     def __len__(self) -> int:
-        """How many wait to be read."""
+        """Return the number of unread frames."""
         return len(self._unread)
 
     @property
     def frames_read(self) -> int:
-        """How many were read."""
+        """Number of frames read so far."""
         return self.frames_received - len(self._unread)
 
     def accept(self, number: int, frame: ReceivedFrame) -> bool:
-        """A frame has come; False when it had come before. Raises Gap and Flood."""
+        """Add a received frame; return False if it is a duplicate.
+
+        Raise FramesMissing if an earlier frame is missing, and WindowExceeded if too many frames are unread.
+        """
         if number < self.frames_received:
             return False
         if number > self.frames_received:
             raise FramesMissing("a frame is missing")
-        if len(self._unread) > WINDOW_FRAMES:  # a CLOSE may come beyond the window
-            raise WindowExceeded(f"more than {WINDOW_FRAMES} frames at once")
+        if len(self._unread) > WINDOW_FRAMES:  # a CLOSE frame may exceed the window by one
+            raise WindowExceeded(f"more than {WINDOW_FRAMES} unread frames")
         self.frames_received += 1
         self._unread.append(frame)
         return True
 
     def read_frame(self) -> ReceivedFrame | None:
-        """Read one; None when none is waiting."""
+        """Return the next frame and count it as read, or None if all frames are read."""
         return self._unread.popleft() if self._unread else None

@@ -1,9 +1,9 @@
-"""What one MQTT message of a link holds: kind, number, payload, and a tag once both ends have a secret.
+"""The frame format: the content of one MQTT message of a link.
 
     kind, 1 byte | number, 8 bytes, little-endian | payload | tag, 16 bytes, from :meth:`Channel.set_session_key` on
 
-DATA, END and CLOSE of one direction are numbered together from 0 without a gap, so that what was lost, doubled or
-reordered shows; PINGs are numbered on their own, and one may be lost.
+DATA, END and CLOSE frames of one direction are numbered together from 0 without a gap. The receiver thereby detects
+lost, duplicated and reordered frames. PING frames have their own numbers, and one may be lost.
 """
 
 import struct
@@ -14,32 +14,32 @@ from fedws.protocol.encoder import FRAGMENT_BYTES
 
 FRAME_HEADER = struct.Struct("<BQ")
 PING_PAYLOAD = struct.Struct("<QQ")
-"""The payload of a PING: how many numbered frames its sender has read, and sent."""
+"""Payload of a PING: the numbers of numbered frames that its sender has read and sent."""
 TAG_BYTES = 16
-"""Bytes."""
+"""Size of a tag in bytes."""
 MAX_FRAME_BYTES = FRAME_HEADER.size + FRAGMENT_BYTES + TAG_BYTES
-"""Bytes of a frame."""
+"""Largest size of a frame in bytes."""
 
 
 class FrameKind(IntEnum):
-    """What a frame is for."""
+    """The purpose of a frame."""
 
     OPEN = 0
-    """A link begins; answered by one. Never with a tag."""
+    """The start of a link, which the peer answers with an OPEN. It never has a tag."""
     DATA = 1
-    """A part of a message; more of it follows."""
+    """A part of a message that is not the last one."""
     END = 2
-    """The last part."""
+    """The last part of a message."""
     CLOSE = 3
-    """The link ends, in order: a code, and a reason."""
+    """The orderly end of a link, with a code and a reason."""
     PING = 4
-    """A sign of life, with how many numbered frames its sender has read, and sent."""
+    """A keep-alive, with the numbers of numbered frames that its sender has read and sent."""
     GONE = 5
-    """The broker's, for a coordinator that has vanished: the secret of :class:`fedws.network.mqtt.topics.EndToken`."""
+    """The will of a lost coordinator, with the secret of a :class:`fedws.network.mqtt.topics.EndToken`."""
 
 
 class ProtectionLevel(IntEnum):
-    """How a frame is protected; added to its kind in its first byte."""
+    """The protection of a frame, which is added to the kind in the first byte."""
 
     PLAIN = 0x00
     AUTHENTICATED = 0x40
@@ -51,17 +51,17 @@ NUMBERED_KINDS = (FrameKind.DATA, FrameKind.END, FrameKind.CLOSE)
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame as it came; nothing in it is proved yet, and the payload has its tag still."""
+    """A received frame that is not verified yet and still contains its tag."""
 
     kind: FrameKind
     level: ProtectionLevel
     number: int
     data: bytes
-    """All of it."""
+    """The whole frame, with header and tag."""
 
 
 def parse_frame(data: bytes) -> Frame | None:
-    """A frame; None where it is none."""
+    """Return the frame in ``data``, or None if it is not a valid frame."""
     if not FRAME_HEADER.size <= len(data) <= MAX_FRAME_BYTES:
         return None
     first, number = FRAME_HEADER.unpack_from(data)
@@ -72,18 +72,17 @@ def parse_frame(data: bytes) -> Frame | None:
 
 
 def pack_frame_header(kind: FrameKind, level: ProtectionLevel, number: int) -> bytes:
-    """The first bytes of a frame."""
+    """Return the header of a frame."""
     return FRAME_HEADER.pack(kind | level, number)
 
 
 def pack_open(instance: str, *, encrypt_payloads: bool) -> bytes:
-    """The payload of an OPEN: whether the one who sends it wants the payloads encrypted, and which instance is
-    meant."""
+    """Return the payload of an OPEN: whether its sender requires encrypted payloads, and the node's instance."""
     return bytes([encrypt_payloads]) + bytes.fromhex(instance)
 
 
 def parse_open(frame: Frame) -> tuple[str, bool] | None:
-    """Instance and wish of an OPEN; None where it is none."""
+    """Return the instance and the encryption flag of an OPEN, or None if the frame is not a valid OPEN."""
     if (
         frame.kind is not FrameKind.OPEN
         or len(frame.data) != FRAME_HEADER.size + 17

@@ -1,4 +1,7 @@
-"""The MQTT library, which no other file knows: a connection that tells of what comes as it comes, without queues."""
+"""The client of the MQTT library, which only this module uses.
+
+It passes received packets to callbacks at once, without queues.
+"""
 
 import asyncio
 import contextlib
@@ -18,17 +21,20 @@ from paho.mqtt.reasoncodes import ReasonCode
 from fedws.network.mqtt.broker_url import BrokerAddress
 
 MAX_IN_FLIGHT_PACKETS = 20
-"""Packets that the broker has not acknowledged, at most; it may want fewer."""
-_SYNTHETIC_CODES = (0x00, 0x80)  # codes that the library makes up when a connection ends without a word
+"""Largest number of packets that the broker has not acknowledged. The broker may permit fewer."""
+_SYNTHETIC_CODES = (0x00, 0x80)  # set by the library if a connection ends without a DISCONNECT packet
 _EXECUTOR = ThreadPoolExecutor(32, thread_name_prefix="mqtt")
-"""A broker that does not answer keeps other dials waiting, and nobody else."""
+"""Threads for connection attempts. A broker that does not answer can delay other attempts only."""
 _TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 _log = logging.getLogger("fedws.mqtt.library")
-_log.setLevel(logging.CRITICAL)  # what goes wrong is raised, or said in a line of ours
+_log.setLevel(logging.CRITICAL)  # fedws raises errors or logs them itself
 
 
 class MqttFailure(Exception):
-    """What the library could not do: what the broker said, with its code, or what the network's error was."""
+    """The error that an operation of the library has failed.
+
+    It has the reason and the code of the broker, or the network error as ``cause``.
+    """
 
     def __init__(self, reason: str = "", code: int = 0, cause: BaseException | None = None) -> None:
         super().__init__(reason)
@@ -38,29 +44,36 @@ class MqttFailure(Exception):
 
 @dataclass(frozen=True)
 class LastWill:
-    """What is published when a connection ends without a word."""
+    """The message that the broker publishes when a connection ends without a DISCONNECT packet."""
 
     topic: str
     payload: bytes
     retain_seconds: float = 0.0
-    """Seconds for which the broker keeps it in the place of what was retained; 0: it keeps nothing."""
+    """Time in seconds for which the broker retains the message on its topic; 0 means that it is not retained."""
 
 
 class MqttCallbacks(Protocol):
-    """Who hears of a connection."""
+    """The receiver of a connection's events."""
 
     def on_connected(self, max_packet_bytes: float, receive_maximum: float) -> None:
-        """The broker lets us in: bytes of a packet that it takes, and packets that it takes unacknowledged."""
+        """Handle an accepted connection.
+
+        The broker accepts packets of at most ``max_packet_bytes`` bytes, and at most ``receive_maximum``
+        unacknowledged packets.
+        """
 
     def on_message(self, topic: str, payload: bytes, retained: bool) -> None:
-        """A message has come; ``retained``: it was retained."""
+        """Handle a received message; ``retained`` states that the broker had retained it."""
 
     def on_acknowledged(self, packet_id: int, refusal: str, code: int) -> None:
-        """The broker has taken a packet, unless there is a reason why it has ``refusal`` it, with its code."""
+        """Handle the acknowledgement of a packet.
+
+        ``refusal`` is the reason why the broker has rejected it, or an empty string, and ``code`` is its reason code.
+        """
 
 
 class _ClosingSSLSocket(ssl.SSLSocket):
-    """The library leaves one open that comes to nothing."""
+    """A TLS socket that is closed if its handshake fails, since the library would leave it open."""
 
     def do_handshake(self, block: bool = False) -> None:
         try:
@@ -71,7 +84,7 @@ class _ClosingSSLSocket(ssl.SSLSocket):
 
 
 class MqttClient(aiomqtt.Client):
-    """One connection."""
+    """One connection to a broker."""
 
     def __init__(
         self,
@@ -85,8 +98,11 @@ class MqttClient(aiomqtt.Client):
         ping_interval: float,
         max_packet_bytes: int,
     ) -> None:
-        """``timeout`` is for an answer, ``ping_interval`` between pings, in seconds; ``max_packet_bytes`` in bytes of a
-        packet."""
+        """Create a client that is not connected.
+
+        ``timeout`` for an answer and ``ping_interval`` are in seconds. The broker sends packets of at most
+        ``max_packet_bytes`` bytes.
+        """
         if tls_context is not None:
             tls_context.sslsocket_class = _ClosingSSLSocket
         super().__init__(
@@ -98,9 +114,8 @@ class MqttClient(aiomqtt.Client):
             protocol=aiomqtt.ProtocolVersion.V5,
             clean_start=True,
             timeout=timeout,
-            keepalive=max(
-                4, round(ping_interval)
-            ),  # the library looks once in a second, and brokers give 1.5 times as much
+            # The library checks once a second, and brokers wait for 1.5 times the interval.
+            keepalive=max(4, round(ping_interval)),
             will=_build_will(will),
             properties=_build_properties(PacketTypes.CONNECT, MaximumPacketSize=max_packet_bytes),
             tls_context=tls_context,
@@ -111,10 +126,10 @@ class MqttClient(aiomqtt.Client):
         self._callbacks = callbacks
 
     async def open_connection(self) -> None:
-        """Connect, as the library would, but in threads that nobody else needs. Raises Failed."""
+        """Connect as the library does, but in separate threads. Raise MqttFailure if that fails."""
         try:
             await asyncio.get_running_loop().run_in_executor(_EXECUTOR, self._client_connect)
-            await self._wait_for(asyncio.shield(self._connected), None)  # which is told of later, too
+            await self._wait_for(asyncio.shield(self._connected), None)  # the library sets _connected also later
         except OSError as error:
             self.abort()
             raise MqttFailure(cause=error) from None
@@ -122,13 +137,17 @@ class MqttClient(aiomqtt.Client):
             self.abort()
             if isinstance(error, aiomqtt.MqttCodeError) and isinstance(error.rc, ReasonCode):
                 raise MqttFailure(_describe_code(error.rc), error.rc.value) from None
-            raise MqttFailure(cause=error.__context__) from None  # the library's own text has no kind
+            # The library's own text does not name the kind of error.
+            raise MqttFailure(cause=error.__context__) from None
         except BaseException:
             self.abort()
             raise
 
     async def subscribe_topics(self, topics: list[str]) -> list[str]:
-        """Subscribe; gives for each why it was refused, empty where it was not. Raises Failed."""
+        """Subscribe to ``topics``, and return for each the reason why it was rejected, or an empty string.
+
+        Raise MqttFailure if the request fails.
+        """
         try:
             codes = await self.subscribe([(topic, 1) for topic in topics])
         except aiomqtt.MqttError as error:
@@ -137,25 +156,25 @@ class MqttClient(aiomqtt.Client):
         return [_describe_code(code) if isinstance(code, ReasonCode) and code.is_failure else "" for code in codes]
 
     def publish_nowait(self, topic: str, payload: bytes | bytearray, *, reliable: bool, retain: bool) -> int:
-        """Publish without waiting; gives the packet's number."""
+        """Publish a message without waiting, and return the id of the packet."""
         return self._client.publish(topic, payload, int(reliable), retain).mid
 
-    async def wait_closed(self) -> str:
-        """Wait until the connection ends; gives what the broker said."""
+    async def wait_closed(self) -> tuple[str, int]:
+        """Wait until the connection ends, and return the broker's reason and its code, or an empty string and 0."""
         try:
-            async for _ in self.messages:  # never: they are heard where they come in
+            async for _ in self.messages:  # yields nothing, since _on_message passes messages to the callback
                 pass
         except aiomqtt.MqttError as error:
             code = getattr(error.__cause__, "rc", None)
             if isinstance(code, ReasonCode) and code.value not in _SYNTHETIC_CODES:
-                return _describe_code(code)
-        return ""
+                return _describe_code(code), code.value
+        return "", 0
 
     async def close_connection(self, topics: list[str]) -> None:
-        """End it in order: nothing is said for us.
+        """Close the connection in order, so that the broker does not publish the will.
 
-        These topics are left first: a broker that cannot write to us, since we are gone, may not read that we took
-        leave.
+        First unsubscribe from ``topics``. A broker whose writes to this client fail might otherwise not read the
+        DISCONNECT packet.
         """
         with contextlib.suppress(aiomqtt.MqttError):
             if topics:
@@ -165,21 +184,21 @@ class MqttClient(aiomqtt.Client):
         self.abort()
 
     def abort(self) -> None:
-        """End it without a word."""
-        if (own := self._socket) is not None:
+        """Close the connection without a DISCONNECT packet, so that the broker publishes the will."""
+        if (open_socket := self._socket) is not None:
             with contextlib.suppress(OSError):
-                own.shutdown(socket.SHUT_RDWR)
+                open_socket.shutdown(socket.SHUT_RDWR)
 
     @property
     def _socket(self) -> Any:
         return self._client.socket()
 
     def _enable_quick_ack(self) -> None:
-        """Acknowledge what has come at once: brokers hold small packets back until then, for 40 ms (Nagle)."""
+        """Acknowledge received TCP segments at once, since brokers delay small packets until then (Nagle, 40 ms)."""
         if _TCP_QUICKACK is not None and self._socket is not None:
             self._socket.setsockopt(socket.IPPROTO_TCP, _TCP_QUICKACK, 1)
 
-    # ------------------------------------------------------------------ what the library calls
+    # ------------------------------------------------------------------ overridden callbacks of the library
 
     def _on_socket_open(self, client: Any, userdata: Any, sock: Any) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -197,9 +216,9 @@ class MqttClient(aiomqtt.Client):
     def _on_disconnect(
         self, client: Any, userdata: Any, flags: Any, reason_code: ReasonCode, properties: Properties | None = None
     ) -> None:
-        if not self._connected.done():  # the library would wait on
+        if not self._connected.done():  # otherwise the library would wait until its timeout
             self._connected.set_exception(aiomqtt.MqttError())
-            self._connected.exception()  # nobody may be waiting any more
+            self._connected.exception()  # prevents a warning of asyncio if the waiting task is cancelled
         super()._on_disconnect(client, userdata, flags, reason_code, properties)
 
     def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
@@ -224,12 +243,12 @@ def _build_will(last_will: LastWill) -> aiomqtt.Will:
 
 
 def _build_properties(packet: int, **values: int) -> Properties:
-    found: Properties = Properties(packet)  # type: ignore[no-untyped-call]
+    properties: Properties = Properties(packet)  # type: ignore[no-untyped-call]
     for name, value in values.items():
-        setattr(found, name, value)
-    return found
+        setattr(properties, name, value)
+    return properties
 
 
 def _describe_code(code: ReasonCode) -> str:
-    """What a broker says, which is from a list of the standard."""
+    """Return the text of a broker's reason code, which is from a list of the standard, and its number."""
     return f"{str(code).lower()}, {code.value:#04x}"

@@ -1,4 +1,4 @@
-"""A node on a broker, however often the connection to it is lost."""
+"""A node that is served at a broker, over all its connections to the broker."""
 
 import asyncio
 import contextlib
@@ -13,32 +13,35 @@ from fedws.network.mqtt.session import BrokerSession, ListenerConfig
 
 
 class MqttListener:
-    """One node, for as long as :meth:`serve` lasts."""
+    """One node at a broker, for the duration of :meth:`serve`."""
 
     def __init__(self, config: ListenerConfig) -> None:
         self._config = config
         self._status_log = RateLimitedLog(config.node, BURST_LINES)
         self._former_instances: list[str] = []
-        """Instances of this process that the broker may not have noticed to be gone."""
+        """Earlier instances of this process, whose end the broker may not have detected yet."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._session: BrokerSession
 
     @contextlib.asynccontextmanager
     async def serve(self) -> AsyncIterator[None]:
-        """Serve. Raises UsageError or Unreachable when there is no first connection; later it is tried again."""
+        """Serve the node while the context is open, and reconnect after a lost connection.
+
+        Raise UsageError or Unreachable if the first connection fails.
+        """
         try:
             await self._connect()
         except LinkRefused as refused:
             raise UsageError(str(refused)) from None
-        except LinkLost as lost:  # while it began
+        except LinkLost as lost:  # the connection was lost during its start
             raise Unreachable(str(lost)) from None
-        keeping = asyncio.create_task(self._keep_connected())
+        reconnecting = asyncio.create_task(self._keep_connected())
         try:
             yield
         finally:
-            for task in (keeping, *self._tasks):
+            for task in (reconnecting, *self._tasks):
                 task.cancel()
-            await asyncio.gather(keeping, *self._tasks, return_exceptions=True)
+            await asyncio.gather(reconnecting, *self._tasks, return_exceptions=True)
             await self._session.close()
 
     async def _connect(self) -> None:
@@ -51,12 +54,12 @@ class MqttListener:
         while True:
             error = await self._session.wait_lost()
             self._former_instances = [*self._former_instances[-9:], self._session.instance]
-            self._status_log.log(f"{error}; it is dialled again")
+            self._status_log.log(f"{error}; reconnecting")
             await self._reconnect()
-            self._status_log.log(f"on the broker at {broker} again", logging.INFO)
+            self._status_log.log(f"reconnected to the broker at {broker}", logging.INFO)
 
     async def _reconnect(self) -> None:
-        """Begin until it succeeds, with pauses that are longer each time."""
+        """Connect with retries and back-off until it succeeds."""
         reasons = ReasonLog(self._status_log.log)
 
         async def attempt() -> bool | None:
@@ -64,9 +67,9 @@ class MqttListener:
                 await self._connect()
             except (LinkError, UsageError) as error:
                 reasons.add(str(error), f"waiting for the broker ({error})")
-            except Exception as error:  # a bug costs a connection, and not the node
+            except Exception as error:  # a bug must end the attempt only, not the node
                 self._status_log.log(
-                    f"an error while the broker was dialled: {describe_with_location(error)}", logging.ERROR, error
+                    f"cannot connect to the broker: {describe_with_location(error)}", logging.ERROR, error
                 )
             else:
                 return True

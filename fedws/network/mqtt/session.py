@@ -1,4 +1,4 @@
-"""A node on one connection to a broker: here, with all its links."""
+"""A node's session on one connection to a broker, with its presence and all its links."""
 
 import asyncio
 import contextlib
@@ -22,15 +22,14 @@ from fedws.network.mqtt.topics import EndToken
 from fedws.security.tls import TlsConfig
 
 WILL_RETENTION_SECONDS = 60.0
-"""Seconds for which a broker keeps the will of a node in the place where the node was."""
-_PLAIN_CLOSE_HEADER = pack_frame_header(
-    FrameKind.CLOSE, ProtectionLevel.PLAIN, 0
-)  # to strangers: nothing was said before that it could overtake
+"""Time in seconds for which a broker retains the will of a node on its presence topic."""
+# An unauthenticated peer gets this CLOSE as the first frame. It may be sent unreliably, since no frame precedes it.
+_PLAIN_CLOSE_HEADER = pack_frame_header(FrameKind.CLOSE, ProtectionLevel.PLAIN, 0)
 
 
 @dataclass(frozen=True)
 class ListenerConfig:
-    """What is served, and where."""
+    """The settings of a node that is served at a broker."""
 
     address: BrokerAddress
     tls: TlsConfig | None
@@ -42,10 +41,13 @@ class ListenerConfig:
 
 
 class BrokerSession:
-    """One connection, from :meth:`start` until it is lost or ended."""
+    """A node's session on one connection, from :meth:`start` until the connection is lost or closed."""
 
     def __init__(self, config: ListenerConfig, tasks: "set[asyncio.Task[None]]") -> None:
-        """``tasks`` are those of all links, which may outlast this connection."""
+        """Create a session that is not started.
+
+        ``tasks`` collects the tasks of all links, which may outlive this connection.
+        """
         self._config = config
         self._tasks = tasks
         will = EndToken()
@@ -59,13 +61,17 @@ class BrokerSession:
         self._links: dict[str, MqttChannel] = {}
 
     async def start(self, former_instances: Collection[str]) -> None:
-        """Be there. Raises Unreachable, Refused, LinkLost, and UsageError when another one is there by this name."""
+        """Connect to the broker and publish the node as online.
+
+        Raise Unreachable if the broker cannot be reached, LinkRefused if it rejects the connection or a topic, LinkLost
+        if the connection fails, and UsageError if another device is connected with the node's id.
+        """
         node = self._config.node
         await self._broker.connect()
         try:
             await self._broker.subscribe(topics.presence_filter(node), topics.downlink_filter(node))
             await self._presence.claim_id(former_instances)
-            await self._broker.flush()  # which is refused where the node may not say it
+            await self._broker.flush()  # reports a rejection if the node may not write its presence topic
             if self._broker.lost_error.done():
                 raise self._broker.lost_error.result()
         except BaseException:
@@ -73,7 +79,7 @@ class BrokerSession:
             raise
 
     async def wait_lost(self) -> LinkError:
-        """Wait until the connection is lost, and all links with it; gives why."""
+        """Wait until the connection is lost, end all its links, and return the error."""
         error: LinkError = await asyncio.shield(self._broker.lost_error)
         for channel in self._links.values():
             channel.fail(error)
@@ -81,7 +87,7 @@ class BrokerSession:
         return error
 
     async def close(self) -> None:
-        """Be there no more; links should have been closed before."""
+        """Withdraw the node from the broker and disconnect. The links should be closed before."""
         with contextlib.suppress(LinkError):
             self._presence.withdraw()
         await self._broker.close()
@@ -93,40 +99,44 @@ class BrokerSession:
         if (link := topics.parse_downlink_topic(node, topic)) is not None:
             if link in self._links:
                 self._links[link].handle_frame(payload)
-            elif (frame := parse_frame(payload)) and (found := parse_open(frame)) and found[0] == self.instance:
-                self._open_link(link, encrypt_payloads=found[1])
+            elif (frame := parse_frame(payload)) and (fields := parse_open(frame)) and fields[0] == self.instance:
+                self._open_link(link, encrypt_payloads=fields[1])
         elif (instance := topics.parse_presence_topic(node, topic)) is not None:
             self._presence.handle_message(instance, payload, retained=retained)
 
     def _open_link(self, link: str, *, encrypt_payloads: bool) -> None:
-        """Somebody dials; they have no answer while others' frames are held up, and dial again."""
+        """Open a link for a peer, unless the node is offline or too many packets wait for the broker.
+
+        Without an answer, the peer retries.
+        """
         if not self._presence.is_online or self._broker.is_backlogged:
             return
-        served, up, down = (
+        config, up, down = (
             self._config,
             topics.uplink_topic(self._config.node, link),
             topics.downlink_topic(self._config.node, link),
         )
-        names = LinkIds(served.node, self.instance, link)
+        ids = LinkIds(config.node, self.instance, link)
         sink = FrameSink(
-            publish=lambda frame, sure: self._broker.publish(
-                up, frame, reliable=sure and not frame.startswith(_PLAIN_CLOSE_HEADER)
+            publish=lambda frame, reliable: self._broker.publish(
+                up, frame, reliable=reliable and not frame.startswith(_PLAIN_CLOSE_HEADER)
             ),
             packet_size=lambda size: packet_size(down, size),
             max_payload_bytes=self._broker.max_payload_bytes,
-            log_dropped=lambda what: served.rate_limited_log.log(f"{what} was dropped"),
+            has_tls=config.tls is not None,
+            log_dropped=lambda frame: config.rate_limited_log.log(f"{frame} was dropped"),
             on_authenticated=lambda: self._pending_links.discard(channel),
             on_closing=lambda: self._closing_links.add(
-                channel, lambda: channel.close_nowait("too many are being closed")
+                channel, lambda: channel.close_nowait("too many links are closing")
             ),
         )
         channel = MqttChannel(
-            LinkEndpoint(names, is_dialer=False, encrypt_payloads=encrypt_payloads or served.encrypt_payloads),
+            LinkEndpoint(ids, is_dialer=False, encrypt_payloads=encrypt_payloads or config.encrypt_payloads),
             sink,
-            served.limits,
+            config.limits,
         )
         self._links[link] = channel
-        self._pending_links.add(channel, lambda: channel.close_nowait("too many connections are not authenticated yet"))
+        self._pending_links.add(channel, lambda: channel.close_nowait("too many unauthenticated connections"))
         with contextlib.suppress(LinkError):
             channel.send_open()
         task = asyncio.create_task(self._serve_link(link, channel))
@@ -136,7 +146,7 @@ class BrokerSession:
     async def _serve_link(self, link: str, channel: MqttChannel) -> None:
         timeout_seconds = self._config.limits.handshake_timeout
         handshake_timer = asyncio.get_running_loop().call_later(timeout_seconds, self._on_handshake_timeout, channel)
-        reason = "the node ends"  # as long as the handler has not returned
+        reason = "the node ends"  # the reason if this task is cancelled before the handler returns
         try:
             await self._config.handle(channel)
             reason = ""

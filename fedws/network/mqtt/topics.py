@@ -1,4 +1,4 @@
-"""The topics of nodes on a broker, and the names in them."""
+"""The topics of nodes at a broker, and the names in them."""
 
 import hashlib
 import re
@@ -7,23 +7,27 @@ from dataclasses import dataclass, field
 
 TOPIC_PREFIX = "fedws/1"
 NAME_PATTERN = re.compile(r"[0-9a-f]{32}")
-"""Of an instance or a link."""
+"""Pattern of the name of an instance or a link."""
 ONLINE, CLAIMING, PROBE = b"online", b"claiming", b"?"
-"""What is said on the topic of an instance: it serves; it would like to; and, by another one, whether it is there."""
+"""Payloads on the presence topic of an instance.
+
+The instance itself publishes that it is online, or that it claims the node id. Another instance publishes the probe.
+"""
 
 
 @dataclass(frozen=True)
 class EndToken:
-    """What a broker says for somebody who can no longer: a secret. Its digest is the name of who may say it.
+    """The secret that the broker publishes as the will of an instance or a link.
 
-    So whoever knows that name knows an end by it, and nobody else can bring it about.
+    The name of the instance or link is a digest of the secret. Every peer that has the name can therefore verify the
+    will, and only the owner of the secret can cause it.
     """
 
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
     @property
     def name(self) -> str:
-        """Of the instance, or link, that ends with it.
+        """Name of the instance or link that ends with this token.
 
         >>> EndToken(bytes(32)).name
         '66687aadf862bd776c8fc18b8e9f8e20'
@@ -32,38 +36,38 @@ class EndToken:
 
 
 def presence_filter(node: str) -> str:
-    """Where all instances of a node say that they are here; there should be one."""
+    """Return the filter for the presence topics of all instances of a node, of which at most one should be online."""
     return f"{TOPIC_PREFIX}/{node}/presence/+"
 
 
 def presence_topic(node: str, instance: str) -> str:
-    """Where one does; retained."""
+    """Return the topic of the retained presence of one instance."""
     return f"{TOPIC_PREFIX}/{node}/presence/{instance}"
 
 
 def parse_presence_topic(node: str, topic: str) -> str | None:
-    """Whose ``presence_topic`` a topic is; None if it is no such topic."""
+    """Return the instance of a presence topic of ``node``, or None for any other topic."""
     start, _, name = topic.rpartition("/")
     return name if start == f"{TOPIC_PREFIX}/{node}/presence" and NAME_PATTERN.fullmatch(name) else None
 
 
 def downlink_filter(node: str) -> str:
-    """What all coordinators send a node."""
+    """Return the filter for the frames of all coordinators to a node."""
     return f"{TOPIC_PREFIX}/{node}/link/+/down"
 
 
 def downlink_topic(node: str, link: str) -> str:
-    """Coordinator to node."""
+    """Return the topic for frames from the coordinator to the node."""
     return f"{TOPIC_PREFIX}/{node}/link/{link}/down"
 
 
 def uplink_topic(node: str, link: str) -> str:
-    """Node to coordinator."""
+    """Return the topic for frames from the node to the coordinator."""
     return f"{TOPIC_PREFIX}/{node}/link/{link}/up"
 
 
 def parse_downlink_topic(node: str, topic: str) -> str | None:
-    """Whose ``downlink_topic`` a topic is; None if it is no such topic."""
+    """Return the link of a downlink topic of ``node``, or None for any other topic."""
     head, tail = f"{TOPIC_PREFIX}/{node}/link/", "/down"
     name = topic[len(head) : -len(tail)]
     return name if topic.startswith(head) and topic.endswith(tail) and NAME_PATTERN.fullmatch(name) else None

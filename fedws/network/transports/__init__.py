@@ -1,1 +1,1 @@
-"""Transports, one a file, each called as the URL scheme it serves."""
+"""The transports, one per file. Each file has the name of its URL scheme."""

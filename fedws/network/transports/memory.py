@@ -1,6 +1,6 @@
-"""``memory://NAME``: links inside one process and one event loop, for tests, notebooks and simulations.
+"""Links inside one process and one event loop (``memory://NAME``), for tests, notebooks and simulations.
 
-Messages are encoded and decoded as on a socket, so that nothing is shared that a wire would not carry.
+Messages are encoded and decoded as on a socket, so that the two ends share no objects.
 """
 
 import asyncio
@@ -20,29 +20,29 @@ _listeners: dict[str, tuple[Handler, Limits, set[asyncio.Task[None]]]] = {}
 
 
 class MemoryChannel:
-    """One end of a link; see :class:`fedws.network.base.Channel`."""
+    """One end of a link in memory; see :class:`fedws.network.base.Channel`."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._inbox: asyncio.Queue[bytes | None] = asyncio.Queue()
-        """Fragments; after each message an empty one, and None at the end of the link."""
+        """Queue of fragments, with an empty one after each message and None at the end of the link."""
         self._peer: MemoryChannel | None = None
         self._close_error: LinkLost | None = None
         self._closed_event = asyncio.Event()
         self._max_message_bytes = min(MAX_HANDSHAKE_MESSAGE_BYTES, limits.max_message_bytes)
-        self.peer = self.address = ""
+        self.peer = self.address = self.encryption = ""
         self.bytes_sent = 0
         self.bytes_received = 0
         self.transfers = BodyTransfers()
 
     @property
     def is_receiving(self) -> bool:
-        """Whether a part of a message has come that is not whole."""
+        """True if a message has been received in part."""
         return not self._inbox.empty()
 
     @classmethod
     def create_pair(cls, limits: Limits) -> tuple["MemoryChannel", "MemoryChannel"]:
-        """Two ends of a new link."""
+        """Return the two ends of a new link."""
         near, far = cls(limits), cls(limits)
         near._peer, far._peer = far, near
         return near, far
@@ -53,24 +53,26 @@ class MemoryChannel:
         await self.send_raw([bytes(piece) for piece in encoded.fragments()])
 
     async def send_raw(self, fragments: list[bytes]) -> None:
-        """Send any bytes as one message, as a hostile peer might."""
+        """Send ``fragments`` as one message without encoding. Tests imitate a hostile peer with it."""
         for piece in [*filter(None, fragments), b""]:
             self.deliver(piece)
         await asyncio.sleep(0)
 
     def deliver(self, fragment: bytes) -> None:
-        """Hand one fragment over; raises LinkLost."""
+        """Deliver one fragment to the other end. Raise LinkLost if the link is closed."""
         if self._close_error is not None or self._peer is None:
             raise self._close_error or LinkLost("closed")
         self._peer._inbox.put_nowait(fragment)
         self.bytes_sent += len(fragment)
 
     async def receive(self) -> Message:
-        """The next message."""
+        """Return the next message."""
         with self.transfers.open_decoder(self._max_message_bytes) as decoder:
             while piece := await self._next_fragment():
                 if len(piece) > encoder.FRAGMENT_BYTES:
-                    raise ProtocolError(f"fragment of {len(piece)} bytes; at most {encoder.FRAGMENT_BYTES}")
+                    raise ProtocolError(
+                        f"fragment of {len(piece)} bytes exceeds the limit of {encoder.FRAGMENT_BYTES} bytes"
+                    )
                 decoder.feed(piece)
                 self.bytes_received += len(piece)
         return await self.transfers.read_message(decoder)
@@ -82,11 +84,11 @@ class MemoryChannel:
         return piece
 
     def mark_authenticated(self) -> None:
-        """Take messages of any size that the limits allow."""
+        """Accept messages up to ``Limits.max_message_bytes``."""
         self._max_message_bytes = self._limits.max_message_bytes
 
     def set_session_key(self, session_key: bytes) -> None:
-        """Nobody else is in this process."""
+        """Do nothing, since a link inside one process needs no protection."""
 
     async def close(self, reason: str = "", code: CloseCode = CloseCode.APPLICATION_ERROR) -> None:
         """Close both ends."""
@@ -97,32 +99,32 @@ class MemoryChannel:
                 end._inbox.put_nowait(None)
 
     async def wait_closed(self) -> None:
-        """Wait until it is."""
+        """Wait until the link is closed."""
         await self._closed_event.wait()
 
 
 @register("transport", "memory")
 class MemoryTransport:
-    """See :class:`fedws.network.base.Transport`."""
+    """A transport inside one process; see :class:`fedws.network.base.Transport`."""
 
     in_process = True
     brokered = False
 
     def check_url(self, url: str, tls: TlsConfig | None = None, *, encrypt_payloads: bool = False) -> None:
-        """Any name will do."""
+        """Accept any name."""
 
     async def connect(
         self, url: str, limits: Limits, node: str = "", tls: TlsConfig | None = None, *, encrypt_payloads: bool = False
     ) -> Channel:
-        """Dial a name that is served in this process. Raises Unreachable."""
+        """Connect to a name that is served in this process. Raise Unreachable if it is not served."""
         if url not in _listeners:
-            raise Unreachable(f"nobody serves {url}")
-        handle, theirs, tasks = _listeners[url]
+            raise Unreachable(f"no node serves {url}")
+        handle, listener_limits, tasks = _listeners[url]
         near, far = MemoryChannel.create_pair(limits)
-        far._limits = theirs
+        far._limits = listener_limits
 
         async def serve() -> None:
-            reason = "the node ends"  # as long as the handler has not returned
+            reason = "the node ends"  # the reason if this task is cancelled before the handler returns
             try:
                 await handle(far)
                 reason = ""
@@ -148,9 +150,9 @@ class MemoryTransport:
         node: str = "",
         encrypt_payloads: bool = False,
     ) -> AsyncIterator[str]:
-        """Serve a name. Raises UsageError when it is taken."""
+        """Serve a name while the context is open. Raise UsageError if the name is already served."""
         if url in _listeners:
-            raise UsageError(f"{url} is being served already")
+            raise UsageError(f"{url} is already in use; choose another name")
         tasks: set[asyncio.Task[None]] = set()
         _listeners[url] = handle, limits, tasks
         try:

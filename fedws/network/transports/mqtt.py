@@ -1,6 +1,7 @@
-"""``mqtt://[user@]broker[:port]``: links over an MQTT 5 broker, which both ends dial; ``mqtts://`` under TLS.
+"""Links over an MQTT 5 broker to which both ends connect: ``mqtt://[user@]broker[:port]``, or ``mqtts://`` with TLS.
 
-The password of the user is in ``FEDWS_MQTT_PASSWORD``, or in the file that ``FEDWS_MQTT_PASSWORD_FILE`` names.
+The environment variable ``FEDWS_MQTT_PASSWORD`` contains the password of the user. Alternatively,
+``FEDWS_MQTT_PASSWORD_FILE`` names a file that contains it.
 """
 
 import contextlib
@@ -19,7 +20,10 @@ from fedws.security.tls import TlsConfig
 
 @register("transport", "mqtt")
 class MqttTransport:
-    """See :class:`fedws.network.base.Transport`. Certificates are the broker's, and those it is shown; no node's."""
+    """A transport over an MQTT broker; see :class:`fedws.network.base.Transport`.
+
+    Certificates authenticate the broker and its clients to each other. They do not authenticate nodes.
+    """
 
     in_process = False
     brokered = True
@@ -28,17 +32,18 @@ class MqttTransport:
         self._encrypted = encrypted
 
     def check_url(self, url: str, tls: TlsConfig | None = None, *, encrypt_payloads: bool = False) -> None:
-        """Raises UsageError unless the URL has a host, and no password, and goes with the certificates."""
+        """Raise UsageError unless the URL has a host, has no password, and is encrypted if ``tls`` is given."""
         parse_broker_url(url)
         if tls is not None and not self._encrypted:
-            raise UsageError(f"{url} is not encrypted, though certificates are given; write mqtts://")
+            raise UsageError(f"{url} is not encrypted, but certificates are given; use mqtts://")
 
     async def connect(
         self, url: str, limits: Limits, node: str = "", tls: TlsConfig | None = None, *, encrypt_payloads: bool = False
     ) -> Channel:
-        """Find ``node`` on the broker, and open a link to it, once.
+        """Find ``node`` at the broker, and open one link to it.
 
-        Raises Unreachable, UsageError when the URL is none, and Refused when the broker does not let us.
+        Raise Unreachable if the broker or the node cannot be reached, UsageError if the URL is not valid, and
+        LinkRefused if the broker rejects the connection or a topic.
         """
         self.check_url(url, tls, encrypt_payloads=encrypt_payloads)
         return await MqttDialer(
@@ -56,17 +61,18 @@ class MqttTransport:
         node: str = "",
         encrypt_payloads: bool = False,
     ) -> AsyncIterator[str]:
-        """Be on the broker as ``node`` while the context lasts, connecting again when it was away.
+        """Connect to the broker as ``node`` while the context is open, and reconnect after a lost connection.
 
-        Raises UsageError when it does not let us, or another ``node`` is there, and Unreachable when there is none.
+        Raise UsageError if the broker rejects the connection or another ``node`` is connected to it. Raise Unreachable
+        if the broker cannot be reached.
         """
         self.check_url(url, tls, encrypt_payloads=encrypt_payloads)
-        served = ListenerConfig(
+        config = ListenerConfig(
             parse_broker_url(url), self._tls_config(tls), node, handle, limits, encrypt_payloads, RateLimitedLog(node)
         )
         async with contextlib.AsyncExitStack() as stack:
             try:
-                await stack.enter_async_context(MqttListener(served).serve())
+                await stack.enter_async_context(MqttListener(config).serve())
             except Unreachable as error:
                 raise Unreachable(f"{url}: {error}") from None
             except UsageError as error:

@@ -1,4 +1,4 @@
-"""``ws://host:port``: messages over a websocket, in binary fragments; ``wss://`` is the same under TLS."""
+"""Links over a WebSocket: ``ws://host:port``, or ``wss://host:port`` with TLS. Messages are binary and fragmented."""
 
 import asyncio
 import contextlib
@@ -32,23 +32,24 @@ from fedws.network.websocket.tls_listener import TlsListener
 from fedws.protocol import encoder
 from fedws.security.tls import TlsConfig, explain_rejection, list_node_ids
 
-ORIGIN_REJECTION = "requests with an Origin header are refused: web pages cannot connect to a fedws node\n"
-"""The answer to a browser; every request of a page for a websocket has that header (RFC 6455, section 10.2)."""
+ORIGIN_REJECTION = "requests with an Origin header are rejected: web pages cannot connect to a fedws node\n"
+"""Answer to a browser, which sends this header with every WebSocket request of a page (RFC 6455, section 10.2)."""
+_DEFAULT_PORTS = (80, 443)
 _log = logging.getLogger("fedws.websockets")
-_log.setLevel(logging.CRITICAL)  # the library reports a bad peer with a traceback; ours is one line
+_log.setLevel(logging.CRITICAL)  # the library logs a traceback for a bad peer; fedws logs one line
 
 
 class _NoRedirectConnect(connect):
-    """Connects to the address that it is given, and follows no redirect to another one."""
+    """A connection attempt to the given address that does not follow redirects to another one."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
-        """Return the error of an answer with a new address, so that it is raised."""
+        """Return the error of a redirect, so that it is raised."""
         return exc
 
 
 @register("transport", "ws")
 class WebSocketTransport:
-    """See :class:`fedws.network.base.Transport`."""
+    """A transport over WebSockets; see :class:`fedws.network.base.Transport`."""
 
     in_process = False
     brokered = False
@@ -57,19 +58,24 @@ class WebSocketTransport:
         self._encrypted = encrypted
 
     def check_url(self, url: str, tls: TlsConfig | None = None, *, encrypt_payloads: bool = False) -> None:
-        """Raises UsageError unless the URL has a host and a port, and is encrypted where that is wanted."""
+        """Raise UsageError unless the URL has a host and a port, and is encrypted if the other arguments require it."""
         _parse_url(url)
         if encrypt_payloads and not self._encrypted:
             raise UsageError(
-                f"--encrypt-payloads is for links over a broker; for {url} there is TLS: --tls-cert and wss://"
+                f"--encrypt-payloads requires links over a broker or TLS, but {url} has neither; "
+                "use wss:// with --tls-cert"
             )
         if tls is not None and not self._encrypted:
-            raise UsageError(f"{url} is not encrypted, though certificates are given; write wss://")
+            raise UsageError(f"{url} is not encrypted, but certificates are given; use wss://")
 
     async def connect(
         self, url: str, limits: Limits, node: str = "", tls: TlsConfig | None = None, *, encrypt_payloads: bool = False
     ) -> Channel:
-        """Dial once, directly, never through a proxy. Raises Unreachable, or UsageError when the URL is none."""
+        """Connect once, directly and never through a proxy.
+
+        Raise Unreachable if the connection fails, LinkRefused if the certificate or the use of TLS does not match, and
+        UsageError if the URL is not valid.
+        """
         self.check_url(url, tls)
         try:
             socket = await _NoRedirectConnect(
@@ -80,20 +86,22 @@ class WebSocketTransport:
                 **_library_settings(limits),
             )
             assert isinstance(socket, OutgoingConnection)
-            # To TLS, names of hosts, 'Alice' is alice, and '*.lab' whoever is of that lab; to us they are other nodes.
+            # TLS compares host names: it ignores case and accepts wildcards such as '*.lab'. Node ids must be equal.
             if self._encrypted and node and node not in list_node_ids(socket.transport.get_extra_info("peercert")):
                 socket.transport.abort()
-                raise LinkRefused("key", f"its certificate is not one of {node}")
+                raise LinkRefused("key", f"its certificate is not issued to {node}")
             return WebSocketChannel(socket, limits)
         except ssl.SSLCertVerificationError as error:
             raise LinkRefused("key", explain_rejection(error, node or _parse_url(url)[0], tls or TlsConfig())) from None
         except InvalidMessage as error:
             raise await self._explain_early_close(error, url, limits, tls) from None
         except (InvalidURI, ValueError) as error:
-            raise UsageError(f"{url} is no address: {get_error_text(error)}") from None
+            raise UsageError(f"{url!r} is not a valid address: {get_error_text(error)}") from None
         except (OSError, WebSocketException, TimeoutError) as error:
             if isinstance(error, ssl.SSLError) and error.reason in PLAINTEXT_REASONS:
-                raise LinkRefused("key", "it is served without TLS; write ws://, or give it --tls-cert") from None
+                raise LinkRefused(
+                    "key", "the server does not use TLS; use ws://, or start it with --tls-cert"
+                ) from None
             if self._encrypted and isinstance(error, ConnectionResetError):
                 raise Unreachable("the connection ended during the TLS handshake") from None
             raise Unreachable(_describe_error(error)) from None
@@ -109,10 +117,12 @@ class WebSocketTransport:
         node: str = "",
         encrypt_payloads: bool = False,
     ) -> AsyncIterator[str]:
-        """Listen while the context lasts. Port 0 takes a free one. Raises UsageError when the port cannot be had."""
+        """Listen while the context is open; port 0 selects a free port. Raise UsageError if listening fails."""
         self.check_url(url, tls)
         host, port = _parse_url(url)
-        pending, closing, connections, pages = (
+        if urlsplit(url).port is None:  # the default ports are for servers behind a proxy
+            raise UsageError(f"{url!r} has no port to listen on; add one, such as :8777")
+        pending, closing, connections, origin_log = (
             BoundedConnectionSet(),
             BoundedConnectionSet(),
             WeakSet[IncomingConnection](),
@@ -122,8 +132,8 @@ class WebSocketTransport:
             TlsListener((tls or TlsConfig()).create_server_context(), RateLimitedLog(url)) if self._encrypted else None
         )
 
-        def connection(*given: Any, **settings: Any) -> asyncio.Protocol:
-            incoming = IncomingConnection(*given, **settings)
+        def connection(*arguments: Any, **settings: Any) -> asyncio.Protocol:
+            incoming = IncomingConnection(*arguments, **settings)
             incoming.pending_connections, incoming.closing_connections, incoming.limits = pending, closing, limits
             connections.add(incoming)
             return incoming if tls_listener is None else tls_listener.build_protocol(incoming)
@@ -135,7 +145,9 @@ class WebSocketTransport:
         def upgrade(connection: ServerConnection, request: Request) -> Response | None:
             if "Origin" not in request.headers:
                 return None
-            pages.log(f"refused a web page at {address_of(connection.transport)}: its request has an Origin")
+            origin_log.log(
+                f"rejected a web page at {address_of(connection.transport)}: its request has an Origin header"
+            )
             return connection.respond(HTTPStatus.FORBIDDEN, ORIGIN_REJECTION)
 
         settings = {"create_connection": connection, "process_request": upgrade, **_library_settings(limits)}
@@ -144,7 +156,7 @@ class WebSocketTransport:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 flag = "--port" if node else "--listen"
-                raise UsageError(f"port {port} on {host} is in use; choose another with {flag}") from None
+                raise UsageError(f"port {port} on {host} is already in use; choose another with {flag}") from None
             raise UsageError(f"cannot listen on {host}:{port}: {error.strerror or get_error_text(error)}") from None
         try:
             port = next(iter(server.sockets)).getsockname()[1]
@@ -163,30 +175,37 @@ class WebSocketTransport:
     async def _explain_early_close(
         self, error: InvalidMessage, url: str, limits: Limits, tls: TlsConfig | None
     ) -> LinkError:
-        """What it means that no answer came to a websocket's first words."""
+        """Return the error for a server that closed the connection before it answered the upgrade request."""
         if not isinstance(error.__cause__, EOFError):
             return Unreachable(_describe_error(error))
-        if not self._encrypted:  # which a port does too behind which nobody listens yet, so it is asked
+        # A forwarded port without a listener behind it also closes the connection, so TLS must be tried.
+        if not self._encrypted:
             if await speaks_tls(*_parse_url(url), limits.handshake_timeout):
-                return LinkRefused("key", "it is served with TLS; write wss://")
-            return Unreachable("it ended the connection without a word")
-        # It has proved that it is the node that was meant, and closed: in TLS 1.3 a server judges its caller's
-        # certificate after the caller has done its part, and Python's servers do not say how they judged. It may also
-        # have been too busy with strangers, or just have ended, so the caller tries again.
+                return LinkRefused("key", "the server uses TLS; use wss://")
+            return Unreachable("the server closed the connection without an answer")
+        # The server has presented a valid certificate before it closed the connection. In TLS 1.3, a server verifies
+        # the client's certificate after the client has finished its part of the handshake, and Python's servers do not
+        # report the result. The server may also be overloaded or shutting down, so the caller retries.
         if tls is None or tls.cert is None:
-            return Unreachable("it hangs up: does it ask callers for a certificate? --tls-cert and --tls-key")
-        return Unreachable(f"it hangs up: is the certificate in {tls.cert} expired, or not signed by its CA?")
+            return Unreachable(
+                "the server closed the connection; if it requires client certificates, set --tls-cert and --tls-key"
+            )
+        return Unreachable(
+            f"the server closed the connection; check that {tls.cert} has not expired and is signed by the server's CA"
+        )
 
     def _tls_arguments(self, node: str, tls: TlsConfig | None) -> dict[str, Any]:
-        """The certificate must be one of the node's id, wherever it is."""
-        named = {"server_hostname": node} if node else {}  # else it must be one of the host
-        return {"ssl": (tls or TlsConfig()).create_client_context(), **named} if self._encrypted else {}
+        """Return the TLS arguments, by which the certificate must be issued to the node's id at any address."""
+        server_name = {"server_hostname": node} if node else {}  # without a node, it must be issued to the host
+        return {"ssl": (tls or TlsConfig()).create_client_context(), **server_name} if self._encrypted else {}
 
 
 def _library_settings(limits: Limits) -> dict[str, Any]:
-    """The library's own limits and timers, all derived from ours; compression costs 90 times on weights.
+    """Return the limits and timers of the library, derived from ``limits``.
 
-    It pings but waits for no pong, which on a slow link would come after all that is being sent: that is watched here.
+    Compression is disabled, since it multiplies the cost of sending weights by 90. The library sends pings but does not
+    wait for the pongs, since on a slow link they follow all other data. ``MonitoredConnection`` checks liveness
+    instead.
     """
     return {
         "compression": None,
@@ -205,17 +224,22 @@ def _library_settings(limits: Limits) -> dict[str, Any]:
 
 
 def _parse_url(url: str) -> tuple[str, int]:
+    """Return the host and the port of a URL, by default the scheme's port (RFC 6455, section 3)."""
+    is_encrypted = url.lower().startswith("wss:")
     try:
         parts = urlsplit(url)
-        if parts.hostname and parts.port is not None:
-            return parts.hostname, parts.port
+        if parts.hostname:
+            return parts.hostname, _DEFAULT_PORTS[is_encrypted] if parts.port is None else parts.port
     except ValueError:
         pass
-    raise UsageError(f"{url!r} is no address; one looks like ws://host:8777")
+    raise UsageError(f"{url!r} is not a valid address; use the form {'wss' if is_encrypted else 'ws'}://host:8777")
 
 
 def _listen_addresses(host: str, port: int) -> list[str]:
-    """``localhost`` is both loopback addresses, where the machine has both; a free port is one of IPv4."""
+    """Return the addresses to listen at.
+
+    ``localhost`` stands for both loopback addresses if the machine has both. With port 0 it is the IPv4 address alone.
+    """
     if host != "localhost" or port == 0:
         return ["127.0.0.1" if host == "localhost" else host]
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
@@ -226,7 +250,7 @@ def _listen_addresses(host: str, port: int) -> list[str]:
 
 def _describe_error(error: Exception) -> str:
     return (
-        f"no websocket there: {get_error_text(error)}"
+        f"not a WebSocket server: {get_error_text(error)}"
         if isinstance(error, WebSocketException)
         else describe_connect_error(error)
     )

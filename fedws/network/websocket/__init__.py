@@ -1,1 +1,1 @@
-"""Messages over one websocket: the link, and the watch that is kept over it."""
+"""Links over a WebSocket: the channel, the monitored connections and the TLS listener."""

@@ -1,4 +1,4 @@
-"""One websocket as a link."""
+"""The channel over one WebSocket."""
 
 from collections.abc import Iterator
 
@@ -15,15 +15,12 @@ from fedws.protocol.close_codes import CloseCode, to_link_error, truncate_reason
 from fedws.protocol.messages import Message
 from fedws.security.tls import get_node_id
 
-_PROTOCOL_ERROR_CODES = (
-    CloseCode.PROTOCOL_ERROR,
-    CloseCode.INVALID_DATA,
-    CloseCode.MESSAGE_TOO_BIG,
-)  # what the library closes with
+# Codes with which the library closes a connection after a protocol error of the peer.
+_PROTOCOL_ERROR_CODES = (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG)
 
 
 class WebSocketChannel:
-    """One websocket; see :class:`fedws.network.base.Channel`. Bytes are counted with their frame headers."""
+    """A channel over one WebSocket; see :class:`fedws.network.base.Channel`. Byte counts include frame headers."""
 
     def __init__(self, connection: MonitoredConnection, limits: Limits) -> None:
         self._connection = connection
@@ -34,17 +31,18 @@ class WebSocketChannel:
         self._close_error: LinkError | None = None
         self.peer = get_node_id(connection.transport.get_extra_info("peercert"))
         self.address = address_of(connection.transport)
+        self.encryption = "" if connection.transport.get_extra_info("ssl_object") is None else "TLS"
         self.bytes_sent = 0
         self.bytes_received = 0
         self.transfers = BodyTransfers()
 
     @property
     def is_receiving(self) -> bool:
-        """Whether a part of a message has come that is not whole."""
+        """True if a message has been received in part."""
         return self._connection.is_receiving
 
     async def send(self, message: Message) -> None:
-        """Send one message in fragments of at most 1 MiB, as views of its tensors."""
+        """Send one message in fragments of at most 1 MiB, which are views of its tensors."""
         encoded = await self.transfers.encode(message)
         try:
             await self._connection.send(self._count_fragments(encoded))
@@ -52,14 +50,14 @@ class WebSocketChannel:
             raise _to_close_error(closed, self._connection.fault) from None
 
     async def receive(self) -> Message:
-        """The next message; its tensors lie in the one buffer that its fragments were received into."""
-        if self._close_error is not None:  # the library would not say so twice
+        """Return the next message, whose tensors are views of the buffer that received its fragments."""
+        if self._close_error is not None:  # the library would not raise the same error again
             raise self._close_error
         with self.transfers.open_decoder(self._max_message_bytes) as decoder:
             try:
                 async for fragment in self._connection.recv_streaming():
                     if isinstance(fragment, str):
-                        raise ProtocolError("a text frame; messages are binary")
+                        raise ProtocolError("unexpected text frame; messages are binary")
                     decoder.feed(fragment)
                     self.bytes_received += frame_size(len(fragment), masked=not self._is_client)
             except ConnectionClosed as closed:
@@ -68,7 +66,7 @@ class WebSocketChannel:
         return await self.transfers.read_message(decoder)
 
     def mark_authenticated(self) -> None:
-        """Take messages of any size that the limits allow."""
+        """Accept messages up to ``Limits.max_message_bytes``."""
         self._max_message_bytes = self._limits.max_message_bytes
         protocol = self._connection.protocol
         protocol.max_message_size, protocol.max_fragment_size = self._max_message_bytes, encoder.FRAGMENT_BYTES
@@ -76,15 +74,15 @@ class WebSocketChannel:
             self._connection.mark_authenticated()
 
     def set_session_key(self, session_key: bytes) -> None:
-        """TLS does it, or nobody."""
+        """Do nothing, since only TLS protects the messages on a WebSocket."""
 
     async def close(self, reason: str = "", code: CloseCode = CloseCode.APPLICATION_ERROR) -> None:
-        """Close the link; the other end reads the code and the reason."""
-        sent = code if reason else CloseCode.NORMAL_CLOSURE
-        await self._connection.close(sent, truncate_reason(reason))
+        """Close the link, and send the code and the reason to the peer."""
+        close_code = code if reason else CloseCode.NORMAL_CLOSURE
+        await self._connection.close(close_code, truncate_reason(reason))
 
     async def wait_closed(self) -> None:
-        """Wait until it is."""
+        """Wait until the link is closed."""
         await self._connection.wait_closed()
 
     def _count_fragments(self, encoded: encoder.EncodedMessage) -> Iterator[memoryview | bytes]:
@@ -98,7 +96,7 @@ def _to_close_error(closed: ConnectionClosed, fault: str) -> LinkError:
     if fault:
         return LinkLost(fault)
     if closed.sent is not None and closed.sent.code in _PROTOCOL_ERROR_CODES and not closed.rcvd_then_sent:
-        return ProtocolError(closed.sent.reason or "no websocket message")
+        return ProtocolError(closed.sent.reason or "not a valid WebSocket message")
     if closed.rcvd is not None:
         return to_link_error(closed.rcvd.code, closed.rcvd.reason)
     if closed.sent is not None and (

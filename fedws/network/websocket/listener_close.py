@@ -1,11 +1,11 @@
-"""Closing a listener without losing a connection that it has just accepted."""
+"""The closing of a listener without losing a connection that it has just accepted."""
 
 import asyncio
 from collections.abc import Iterable
 from typing import Protocol
 
 _STEPS_UNTIL_CONNECTED = 2
-"""Loop iterations: one until the accepted socket has a transport, one until its protocol knows that."""
+"""Number of loop iterations: one until the accepted socket has a transport, one until its protocol is connected."""
 
 
 class _ListeningSocket(Protocol):

@@ -152,7 +152,7 @@ async def test_a_body_that_was_altered_is_refused_and_forgotten() -> None:
     sender.set_peer_offsets(receiver.resume_offsets)
     rest = await encoded(sender, sent)
     rest[-1] = rest[-1][:-1] + bytes([rest[-1][-1] ^ 1])
-    with pytest.raises(ProtocolError, match="the body that came is not the one of the digest that was told"):
+    with pytest.raises(ProtocolError, match="body does not match its declared SHA-256 digest"):
         await received(receiver, rest)
     assert receiver.resume_offsets == {}, "or it would be wrong for ever"
     sender.set_peer_offsets(receiver.resume_offsets)
@@ -175,7 +175,7 @@ async def test_an_offset_that_is_not_here_is_refused(lie: str) -> None:
             PartialBody(digest, receiver._partial_body.buffer, CHUNK_BYTES) if receiver._partial_body else None
         )
         sender.set_peer_offsets({digest: CHUNK_BYTES})
-    with pytest.raises(ProtocolError, match=r"it continues at byte [0-9]+ of a body that did not begin here"):
+    with pytest.raises(ProtocolError, match=r"cannot resume at byte [0-9]+: no partial body with this digest"):
         await received(receiver, await encoded(sender, sent))
 
 
@@ -191,11 +191,11 @@ async def test_the_limit_is_that_of_the_whole_message() -> None:
     sender, sent = BodyTransfers(), order()
     size = sum(map(len, await encoded(sender, sent)))
     assert await encoded(sender, sent, limit=size)
-    with pytest.raises(MessageTooLarge, match="the other side accepts at most"):
+    with pytest.raises(MessageTooLarge, match="exceeds the other side's limit"):
         await encoded(sender, sent, limit=size - 1)
     digest = named(await encoded(sender, sent))
     sender.set_peer_offsets({digest: CHUNK_BYTES})
-    with pytest.raises(MessageTooLarge, match="the other side accepts at most"):
+    with pytest.raises(MessageTooLarge, match="exceeds the other side's limit"):
         await encoded(sender, sent, limit=size - 1)
     receiver = BodyTransfers()
     await cut(receiver, await encoded(BodyTransfers(), sent), CHUNK_BYTES + 5000)
@@ -226,7 +226,7 @@ async def test_a_store_that_hands_out_other_bytes_does_not_change_the_message_be
     sent = order()
     digest = named(await encoded(BodyTransfers(), sent))
     first = await received(receiver, await encoded(BodyTransfers(), sent))
-    with pytest.raises(BodyUnavailable, match="not the one of the digest"):
+    with pytest.raises(BodyUnavailable, match="does not match its declared SHA-256 digest"):
         await received(
             receiver,
             [bytes(piece) for piece in encode_message(sent).without_body(digest, MessageLimits(LIMIT)).fragments()],
@@ -240,6 +240,6 @@ async def test_a_coordinator_continues_no_report_that_it_has_taken() -> None:
     first = await received(receiver, pieces)
     sender = BodyTransfers()
     sender.set_peer_offsets({named(pieces): CHUNK_BYTES})
-    with pytest.raises(ProtocolError, match="of a body that did not begin here"):
+    with pytest.raises(ProtocolError, match="no partial body with this digest"):
         await received(receiver, await encoded(sender, sent))
     assert same(first, sent)

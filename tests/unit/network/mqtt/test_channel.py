@@ -24,6 +24,7 @@ def protected(said: list[str]) -> MqttChannel:
         publish=lambda frame, sure: len(frame),
         packet_size=lambda size: size,
         max_payload_bytes=1000,
+        has_tls=False,
         log_dropped=said.append,
     )
     channel = MqttChannel(
@@ -67,6 +68,7 @@ async def test_what_a_stranger_sends_after_the_proof_does_not_count_as_too_much_
         publish=lambda frame, sure: len(frame),
         packet_size=lambda size: size,
         max_payload_bytes=1000,
+        has_tls=False,
         log_dropped=said.append,
     )
     channel = MqttChannel(
@@ -92,6 +94,7 @@ async def test_how_much_has_come_is_seen_while_a_message_arrives() -> None:
         publish=lambda frame, sure: len(frame),
         packet_size=lambda size: size,
         max_payload_bytes=1000,
+        has_tls=False,
         log_dropped=lambda what: None,
     )
     channel = MqttChannel(

@@ -135,14 +135,14 @@ def test_who_sends_beyond_the_window_breaks_the_protocol() -> None:
     for _ in range(WINDOW_FRAMES + 1):
         assert far.handle_frame(bytes(near.build_frame(FrameKind.DATA, b""))) is FrameEvent.DATA
     assert far.handle_frame(bytes(near.build_frame(FrameKind.DATA, b""))) is FrameEvent.PROTOCOL_ERROR
-    assert far.fault == f"more than {WINDOW_FRAMES} frames at once"
+    assert far.fault == f"more than {WINDOW_FRAMES} unread frames"
 
 
 @pytest.mark.parametrize("count", [b"\1" + bytes(15), b"", bytes(8), bytes(17)])
 def test_who_has_read_what_was_not_sent_breaks_the_protocol(count: bytes) -> None:
     near, far = pair()
     assert far.handle_frame(bytes(near._send_protection.wrap(FrameKind.PING, 0, count))) is FrameEvent.PROTOCOL_ERROR
-    assert far.fault == "it says that it has read what was not sent"
+    assert far.fault == "a ping acknowledges frames that were not sent"
 
 
 def test_a_missing_frame_is_a_lost_link() -> None:
@@ -243,6 +243,6 @@ def test_only_the_secret_behind_the_links_name_ends_it() -> None:
     first = pack_frame_header(FrameKind.GONE, ProtectionLevel.PLAIN, 0)
     for forged in (bytes(31), bytes(31) + b"\1", b"", WILL.name.encode()):
         assert far.handle_frame(first + forged) is FrameEvent.DROPPED
-        assert far.fault == "a forged end of the link"
+        assert far.fault == "a forged GONE frame"
     assert near.handle_frame(first + WILL.secret) is FrameEvent.DROPPED, "a coordinator has no link that ends so"
     assert far.handle_frame(first + WILL.secret) is FrameEvent.GONE

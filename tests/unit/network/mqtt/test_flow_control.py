@@ -58,5 +58,5 @@ def test_a_receiver_that_does_not_read_holds_no_more_than_the_window() -> None:
     for number in range(WINDOW_FRAMES):
         assert receiving.accept(number, PART)
     assert receiving.accept(WINDOW_FRAMES, ReceivedFrame(FrameKind.CLOSE, b"")), "for which nobody waits"
-    with pytest.raises(WindowExceeded, match=f"more than {WINDOW_FRAMES} frames at once"):
+    with pytest.raises(WindowExceeded, match=f"more than {WINDOW_FRAMES} unread frames"):
         receiving.accept(WINDOW_FRAMES + 1, PART)

@@ -74,7 +74,7 @@ async def test_an_older_one_is_asked_whatever_was_said_on_its_topic_meanwhile(be
     presence.handle_message(OTHER, ONLINE, retained=True)
     assert not task.done()
     presence.handle_message(OTHER, ONLINE, retained=False)
-    with pytest.raises(UsageError, match="alice is on this broker already"):
+    with pytest.raises(UsageError, match="alice is already connected to this broker"):
         await task
     assert not presence.is_online
 
@@ -103,7 +103,8 @@ async def test_a_former_one_is_swept_away_first_and_not_asked() -> None:
 
 
 async def test_who_hears_nothing_of_itself_may_not_read() -> None:
-    with pytest.raises(LinkRefused, match=rf"does not let fedws read fedws/1/alice/presence/{OWN}, or is too slow"):
+    why = rf"does not allow fedws to read fedws/1/alice/presence/{OWN}, or is too slow"
+    with pytest.raises(LinkRefused, match=why):
         await made(Broker(patient=False)).claim_id(())
 
 
