@@ -1,4 +1,4 @@
-"""``fedws attack features``: how much of the pictures comes back from the features that would leave a worker."""
+"""The command ``fedws attack features``, which reconstructs pictures from the features that a worker would send."""
 
 import argparse
 import sys
@@ -14,42 +14,42 @@ if TYPE_CHECKING:
     from fedws.attacks.feature_inversion import InversionResult
 
 NUMBER_WIDTHS = (8, 8, 8, 7, 6, 7, 6, 5)
-"""Widths of the table's columns after the first two, in characters."""
+"""Widths in characters of the table's columns after the first two."""
 MAX_NAME_WIDTH = 24
-"""Largest width of each of the first two columns, which are as wide as their contents."""
+"""Maximum width in characters of the first two columns, which are otherwise as wide as their contents."""
 
 
 def build_parser(prog: str) -> Parser:
-    """The command's flags."""
+    """Return the parser of the command."""
     flags = Parser(
         prog=prog,
         usage="%(prog)s features [flags]",
-        description="Reconstruct pictures from features as MistNet's workers send them, knowing the extractor, the "
-        "encoding and its epsilon, and say how like the originals they are.",
+        description="Reconstruct pictures from the features that MistNet workers send, and measure their similarity "
+        "to the originals. The attack uses the extractor, the encoding and its epsilon.",
     )
     add = flags.add_argument
-    add("kind", choices=("features",), metavar="features", help="what is attacked")
-    add("--dataset", metavar="NAME", default="digits", help="whose test pictures are attacked (digits)")
-    add("--model", metavar="NAME", help="(the pretrained one, or the data set's own)")
+    add("kind", choices=("features",), metavar="features", help="target of the attack")
+    add("--dataset", metavar="NAME", default="digits", help="data set whose test pictures are attacked (digits)")
+    add("--model", metavar="NAME", help="model (the pretrained one, or the default of the data set)")
     add(
         "--pretrained",
         metavar="FILE",
-        help="what 'fedws pretrain' wrote (else the model is trained on --public-dataset first)",
+        help="file that fedws pretrain wrote (without it, the model is first trained on --public-dataset)",
     )
-    add("--public-dataset", metavar="NAME", default="digits", help="data to pretrain on (digits)")
-    add("--pretrain-epochs", metavar="N", type=int, default=20, help="(20)")
+    add("--public-dataset", metavar="NAME", default="digits", help="data set for pretraining (digits)")
+    add("--pretrain-epochs", metavar="N", type=int, default=20, help="number of pretraining epochs (20)")
     add(
         "--split-at",
         metavar="LAYER",
         nargs="+",
-        help="the last layer that workers run, as features.2 or 4 (the model's own)",
+        help="last layers that workers run, such as features.2 or 4 (the default of the model)",
     )
     add(
         "--encoding",
         metavar="NAME",
         nargs="+",
         default=["bits", "bits_without_noise", "floats"],
-        help="(bits bits_without_noise floats)",
+        help="encodings to attack (bits bits_without_noise floats)",
     )
     add(
         "--epsilon",
@@ -57,20 +57,26 @@ def build_parser(prog: str) -> Parser:
         type=float,
         nargs="+",
         default=[0.5, 1.0, 2.0],
-        help="per feature value, for encodings with noise that do not say their own, as bits:4 does (0.5 1 2)",
+        help="epsilon of each feature value, for noisy encodings that do not set their own as bits:4 does (0.5 1 2)",
     )
-    add("--num-images", metavar="N", type=int, default=8, help="how many pictures (8)")
-    add("--steps", metavar="N", type=int, default=300, help="of gradient descent (300)")
-    add("--num-starts", metavar="N", type=int, default=2, help="random pictures to begin with, for each (2)")
-    add("--seed", metavar="N", type=int, default=1, help="which pictures and starts; never the noise (1)")
-    add("--threads", metavar="N", type=int, default=1, help="torch's threads (1)")
+    add("--num-images", metavar="N", type=int, default=8, help="number of pictures (8)")
+    add("--steps", metavar="N", type=int, default=300, help="number of steps of gradient descent (300)")
+    add("--num-starts", metavar="N", type=int, default=2, help="number of random initial pictures for each (2)")
+    add(
+        "--seed",
+        metavar="N",
+        type=int,
+        default=1,
+        help="seed that selects pictures and initial pictures, but not the noise (1)",
+    )
+    add("--threads", metavar="N", type=int, default=1, help="number of threads of torch (1)")
     add_local_flags(flags)
-    add("-o", "--output", metavar="FILE.png", default="attack.png", help="(attack.png)")
+    add("-o", "--output", metavar="FILE.png", default="attack.png", help="image to write (attack.png)")
     return flags
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Attack every setting; print a table, draw a picture."""
+    """Attack every combination of layer and encoding, print a table, and draw the pictures."""
     from pathlib import Path
 
     import torch
@@ -90,7 +96,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     for name in ("pretrain_epochs", "num_images", "steps", "num_starts", "threads"):
         if getattr(arguments, name) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: at least 1 is needed")
+            raise UsageError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(arguments, name)}")
     load_plugins(arguments.plugins or ())
     torch.set_num_threads(arguments.threads)
     encodings = [
@@ -100,7 +106,7 @@ def main(arguments: argparse.Namespace) -> int:
     images = select_images(loading.load_dataset(arguments.dataset, arguments.data_dir, train=False), arguments)
     output = Path(arguments.output)
     if not output.parent.is_dir():
-        raise UsageError(f"--output {output}: there is no folder {output.parent}")
+        raise UsageError(f"--output {output}: directory {str(output.parent)!r} not found")
     spec = arguments.model
     if not spec:
         file = arguments.pretrained
@@ -111,46 +117,46 @@ def main(arguments: argparse.Namespace) -> int:
         )
     module = model_building.build_model(spec, seed=0)
     check_samples_fit(module, images, spec, arguments.dataset)
-    own = getattr(registry.find_piece("model", Spec.parse(spec).name), "split_at", "")
-    extractors = [(cut, split_model(module, cut)[0]) for cut in arguments.split_at or [own]]
-    module.load_state_dict(load_weights(module, spec, arguments))  # the extractors' are these
-    effort = feature_inversion.AttackBudget(steps=arguments.steps, starts=arguments.num_starts, seed=arguments.seed)
+    default_split = getattr(registry.find_piece("model", Spec.parse(spec).name), "split_at", "")
+    extractors = [(cut, split_model(module, cut)[0]) for cut in arguments.split_at or [default_split]]
+    module.load_state_dict(load_weights(module, spec, arguments))  # the extractors share these weights
+    budget = feature_inversion.AttackBudget(steps=arguments.steps, starts=arguments.num_starts, seed=arguments.seed)
     rows = [("originals", images.pixels / 255)]
     widths = _fit_column_widths([layer for layer, _ in extractors], [text for text, _ in encodings])
     print(*_format_header(widths), sep="\n")
-    total = len(extractors) * len(encodings) * effort.total_steps
+    total = len(extractors) * len(encodings) * budget.total_steps
     form = "{desc} {percentage:3.0f} % |{bar}| {elapsed}, {remaining} left"
     with tqdm(total=total, desc="Step", bar_format=form, leave=False, disable=not sys.stderr.isatty()) as bar:
         for cut, extractor in extractors:
             for text, encoding in encodings:
                 try:
                     outcome = feature_inversion.invert_features(
-                        extractor, encoding, images, effort, SecureRandom(), bar.update
+                        extractor, encoding, images, budget, SecureRandom(), bar.update
                     )
                 except ValueError as error:
-                    raise UsageError(f"cut {cut}, encoding {text}: {error}") from None
+                    raise UsageError(f"--split-at {cut}, encoding {text}: {error}") from None
                 bar.write(
                     _format_result(widths, cut, Spec.parse(text).name, encoding.epsilon, outcome),
                     file=sys.stdout,
                 )
                 sys.stdout.flush()
                 similar = f"median SSIM {_median(outcome.ssim):.3f}, PSNR {_median(outcome.psnr):.1f} dB"
-                how = f"found by {outcome.objective} + {outcome.tv_weight:g} x TV"
-                rows.append((f"{cut}, {text}\n{similar}\n{how}", outcome.images))
+                objective = f"found by {outcome.objective} + {outcome.tv_weight:g} x TV"
+                rows.append((f"{cut}, {text}\n{similar}\n{objective}", outcome.images))
     try:
         image_grid.draw_grid(
-            rows, output, f"{spec} on {loading.get_dataset_title(arguments.dataset)}: what its features give away"
+            rows, output, f"{spec} on {loading.get_dataset_title(arguments.dataset)}: what its features reveal"
         )
     except OSError as error:
-        raise UsageError(f"{output} cannot be written: {error.strerror or error}") from None
-    print("SSIM is 1 for the very picture; below 0.3 it counts as unrecognisable")
-    print("fewer --steps, --num-starts or --num-images find less; other attacks, more")
+        raise UsageError(f"cannot write {output}: {error.strerror or error}; choose another --output") from None
+    print("SSIM is 1 for identical pictures; below 0.3 a picture counts as unrecognisable")
+    print("fewer steps, starts or images find less; other attacks may find more")
     print(f"picture  {output}")
     return 0
 
 
 def _expand_epsilons(encodings: Sequence[str], epsilons: Sequence[float]) -> list[str]:
-    """Every encoding with every epsilon, if it has one and does not say its own."""
+    """Return every encoding, with every epsilon if it adds noise and does not set its own epsilon."""
     from fedws.core import registry
     from fedws.core.spec import Spec
 
@@ -158,14 +164,17 @@ def _expand_epsilons(encodings: Sequence[str], epsilons: Sequence[float]) -> lis
     for text in encodings:
         spec = Spec.parse(text)
         noisy = registry.build_piece("encoding", text).epsilon is not None
-        open_to = noisy and spec.value is None and "epsilon" not in spec.options
-        joint = "," if spec.options else ":"
-        found += [f"{text}{joint}epsilon={epsilon!r}" for epsilon in epsilons] if open_to else [text]
+        needs_epsilon = noisy and spec.value is None and "epsilon" not in spec.options
+        separator = "," if spec.options else ":"
+        found += [f"{text}{separator}epsilon={epsilon!r}" for epsilon in epsilons] if needs_epsilon else [text]
     return found
 
 
 def _fit_column_widths(layers: Sequence[str], encodings: Sequence[str]) -> tuple[int, ...]:
-    """Return the widths of the table's columns; of those that are set left, the first two, they are negative."""
+    """Return the widths of the table's columns in characters.
+
+    The widths of the first two columns, which are left-aligned, are negative.
+    """
     from fedws.core.spec import Spec
 
     names = [Spec.parse(text).name for text in encodings]
@@ -174,7 +183,7 @@ def _fit_column_widths(layers: Sequence[str], encodings: Sequence[str]) -> tuple
 
 
 def _format_header(widths: Sequence[int]) -> tuple[str, str]:
-    """The table's title, in two lines."""
+    """Return the two lines of the table's header."""
     return (
         _format_row(widths, "", "", "epsilon", "feature", "epsilon", "SSIM", "", "PSNR", "", ""),
         _format_row(widths, "cut", "encoding", "a value", "values", "in all", "median", "max", "median", "max", "loss"),
@@ -184,11 +193,11 @@ def _format_header(widths: Sequence[int]) -> tuple[str, str]:
 def _format_result(
     widths: Sequence[int], split_at: str, encoding: str, epsilon: float | None, result: "InversionResult"
 ) -> str:
-    spent = ("none", "none") if epsilon is None else (f"{epsilon:g}", f"{epsilon * result.num_features:.6g}")
-    alike = f"{_median(result.ssim):.3f}", f"{float(result.ssim.max()):.3f}"
-    ratio = f"{_median(result.psnr):.1f}", f"{float(result.psnr.max()):.1f}"
+    epsilons = ("none", "none") if epsilon is None else (f"{epsilon:g}", f"{epsilon * result.num_features:.6g}")
+    ssim = f"{_median(result.ssim):.3f}", f"{float(result.ssim.max()):.3f}"
+    psnr = f"{_median(result.psnr):.1f}", f"{float(result.psnr.max()):.1f}"
     return _format_row(
-        widths, split_at, encoding, spent[0], str(result.num_features), spent[1], *alike, *ratio, result.objective
+        widths, split_at, encoding, epsilons[0], str(result.num_features), epsilons[1], *ssim, *psnr, result.objective
     )
 
 

@@ -1,5 +1,7 @@
-"""What ``fedws attack features`` attacks: pictures, and a pretrained model. Either may be one that cannot be
-attacked."""
+"""Inputs of ``fedws attack features``, which are pictures and a pretrained model.
+
+Both are checked, since some pictures and models cannot be attacked.
+"""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -13,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def select_images(data: "Dataset", arguments: argparse.Namespace) -> "ImageDataset":
-    """The pictures to attack. Raises UsageError when there are too few, or what is there cannot be attacked."""
+    """Return the pictures to attack, which the seed selects.
+
+    Raise UsageError if there are too few, or if the data set does not hold images that are large enough.
+    """
     import torch
 
     from fedws.attacks.image_similarity import WINDOW_PIXELS
@@ -21,10 +26,10 @@ def select_images(data: "Dataset", arguments: argparse.Namespace) -> "ImageDatas
     from fedws.data.samples import ImageDataset, select_samples
 
     if not isinstance(data, ImageDataset) or min(data.pixels.shape[2:]) < WINDOW_PIXELS:
-        needed = f"fedws.ImageDataset, of {WINDOW_PIXELS} x {WINDOW_PIXELS} pixels or more"
-        raise UsageError(f"dataset {arguments.dataset} is none of {needed}")
+        needed = f"fedws.ImageDataset with at least {WINDOW_PIXELS} x {WINDOW_PIXELS} pixels"
+        raise UsageError(f"dataset {arguments.dataset} is not a {needed}; choose another --dataset")
     if arguments.num_images > len(data):
-        raise UsageError(f"--num-images {arguments.num_images}: {arguments.dataset} holds {len(data)} to test")
+        raise UsageError(f"--num-images {arguments.num_images}: {arguments.dataset} has only {len(data)} test images")
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(arguments.seed))
     images = select_samples(data, order[: arguments.num_images])
     assert isinstance(images, ImageDataset)
@@ -32,7 +37,10 @@ def select_images(data: "Dataset", arguments: argparse.Namespace) -> "ImageDatas
 
 
 def load_weights(module: "Module", spec: str, arguments: argparse.Namespace) -> dict[str, "torch.Tensor"]:
-    """What was pretrained, now if need be, of a model as ``module``. Raises UsageError for another's."""
+    """Return pretrained weights for ``module``, and pretrain them now if no file is given.
+
+    Raise UsageError for a file of another model, and for public data that do not fit.
+    """
     from pathlib import Path
 
     from fedws.cli.pretrain import pretrain_model
@@ -50,7 +58,7 @@ def load_weights(module: "Module", spec: str, arguments: argparse.Namespace) -> 
 
 
 def check_samples_fit(module: "Module", data: "Dataset", spec: str, dataset: str) -> None:
-    """Raises UsageError when the samples of a data set do not go through the model called ``spec``."""
+    """Raise UsageError if the samples of a data set do not fit the model called ``spec``."""
     import torch
 
     from fedws.core.errors import TaskError, UsageError
@@ -65,5 +73,5 @@ def check_samples_fit(module: "Module", data: "Dataset", spec: str, dataset: str
         with torch.inference_mode():
             module.eval()(sample.unsqueeze(0))
     except RuntimeError as error:
-        told = f"samples of {dataset}, {list(sample.shape)}, do not fit {spec}"
-        raise UsageError(f"{told}: name another --model, a --pretrained one or another --public-dataset") from error
+        problem = f"samples of {dataset}, shape {list(sample.shape)}, do not fit {spec}"
+        raise UsageError(f"{problem}; choose another --model, --pretrained or --public-dataset") from error

@@ -1,4 +1,4 @@
-"""``fedws audit``: what left a node of this machine, as a table."""
+"""The command ``fedws audit``, which prints a table of what left a node of this machine."""
 
 import argparse
 import os
@@ -19,19 +19,19 @@ _COLUMN_TITLES = {
     "epsilon": "epsilon",
 }
 _MIN_TERMINAL_COLUMNS = 80
-"""Of terminals."""
+"""Minimum number of columns that is assumed for a terminal."""
 
 
 def build_parser(prog: str) -> Parser:
-    """The command's flags."""
-    flags = Parser(prog=prog, description="Print what left a node: a line for every answer that it gave.")
-    flags.add_argument("node", metavar="ID|FILE", help="the node's id, as alice, or the file of its audit log")
+    """Return the parser of the command."""
+    flags = Parser(prog=prog, description="Print what left a node, with one line for each of its answers.")
+    flags.add_argument("node", metavar="ID|FILE", help="id of the node, such as alice, or the file of its audit log")
     flags.add_argument("--verify", action="store_true", help="check that no line was edited, removed or moved")
     return flags
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print the table, or with ``--verify`` what is wrong; then the status is 1."""
+    """Print the table, or verify the log with ``--verify``, and return 1 if it was changed."""
     from pathlib import Path
 
     from fedws.core.errors import UsageError
@@ -46,34 +46,35 @@ def main(arguments: argparse.Namespace) -> int:
             for problem in problems:
                 print(problem)
             if not problems:
-                print(f"{path}: {end.num_lines} lines, whole; the last one's hash is {end.last_hash}")
+                print(f"{path}: {end.num_lines} lines, unchanged; the hash of the last line is {end.last_hash}")
             return 1 if problems else 0
         widths = _fit_column_widths(
             audit_chain.read_lines(path), max(_MIN_TERMINAL_COLUMNS, shutil.get_terminal_size().columns)
         )
         print(_format_row(_COLUMN_TITLES, widths))
-        told = ""
+        last_privacy = ""
         for line in audit_chain.read_lines(path):
-            print(_format_row(line, widths) if line is not None else "(no line of an audit log; --verify tells more)")
+            print(_format_row(line, widths) if line is not None else "(not a line of an audit log; see --verify)")
             if line is not None and line.get("reason"):
                 print(f"{'':15}{to_printable(str(line.get('outcome')), 8)}: {to_printable(str(line['reason']), 300)}")
-            if line is not None and line.get("privacy", "") not in ("", told):  # it is the same for all of a run
-                told = line["privacy"]
-                print(f"{'':15}{to_printable(str(told), 300)}")
-    except BrokenPipeError:  # whoever reads has read enough
+            if line is not None and line.get("privacy", "") not in ("", last_privacy):  # the same throughout a run
+                last_privacy = line["privacy"]
+                print(f"{'':15}{to_printable(str(last_privacy), 300)}")
+    except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except FileNotFoundError:
         known = ", ".join(sorted(log.stem for log in path.parent.glob("*.jsonl"))) or "none"
-        raise UsageError(f"there is no {path}; logs there are of: {known}") from None
+        raise UsageError(f"{path}: file not found; nodes with a log there: {known}") from None
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
     return 0
 
 
 def _fit_column_widths(lines: Iterable[Mapping[str, object] | None], max_width: int) -> dict[str, int]:
-    """Of the columns: as wide as what is in them, if a line is no wider than ``max_width`` then.
+    """Return the widths of the columns in characters.
 
-    Else times end with the minute, and the widest columns are cut.
+    Each column is as wide as its contents, if a row then fits into ``max_width``. Otherwise times end with the minute,
+    and the widest columns are cut.
     """
     widths = {key: len(title) for key, title in _COLUMN_TITLES.items()}
     for line in filter(None, lines):
@@ -109,4 +110,4 @@ def _format_cell(line: Mapping[str, object], key: str) -> str:
         return "none"
     if key == "payload" and line.get("resent"):
         return f"{text} resent"
-    return text[5:19].replace("T", " ") if key == "time" and text[10:11] == "T" else text  # months to seconds
+    return text[5:19].replace("T", " ") if key == "time" and text[10:11] == "T" else text  # month to seconds

@@ -1,4 +1,4 @@
-"""``fedws certs``: a private CA, and certificates of nodes, for ``wss://``."""
+"""The command ``fedws certs``, which creates a private CA and certificates of nodes for ``wss://``."""
 
 import argparse
 
@@ -6,23 +6,25 @@ from fedws.cli.parser import Parser
 
 
 def build_parser(prog: str) -> Parser:
-    """The command's flags."""
+    """Return the parser of the command."""
     flags = Parser(
         prog=prog,
-        description="Certificates for wss://. 'init' makes a CA; 'issue NAME' a certificate for the node of that id. "
-        "Take NAME.pem, NAME.key and ca.pem to the device of that node; ca.key stays here.",
+        description="Create certificates for wss://. 'init' creates a CA, 'issue NAME' a certificate of node NAME. "
+        "Copy NAME.pem, NAME.key and ca.pem to the device of that node. Keep ca.key on this machine.",
     )
     flags.add_argument("what", choices=("init", "issue"))
     flags.add_argument(
-        "names", nargs="*", metavar="NAME", help="ids of nodes, as alice; of the coordinator: coordinator"
+        "names", nargs="*", metavar="NAME", help="ids of nodes, such as alice; the coordinator's id is coordinator"
     )
-    flags.add_argument("--dir", metavar="D", default="certs", help="where the CA is, and all that is made (certs)")
-    flags.add_argument("--days", metavar="N", type=int, help="how long they are valid (the CA 3650, a node 365)")
+    flags.add_argument(
+        "--dir", metavar="D", default="certs", help="directory of the CA and of all created files (certs)"
+    )
+    flags.add_argument("--days", metavar="N", type=int, help="validity in days (3650 for the CA, 365 for a node)")
     return flags
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Make them, and say where they are."""
+    """Create the CA or the certificates, and print their paths."""
     from pathlib import Path
 
     from fedws.core.errors import UsageError
@@ -30,9 +32,13 @@ def main(arguments: argparse.Namespace) -> int:
 
     days = {} if arguments.days is None else {"days": arguments.days}
     if arguments.days is not None and not 0 < arguments.days <= 36500:
-        raise UsageError(f"--days {arguments.days}: 1 to 36500")
+        raise UsageError(f"--days: expected 1 to 36500, got {arguments.days}")
     if (arguments.what == "issue") != bool(arguments.names):
-        raise UsageError("init takes no name" if arguments.names else "issue whom? fedws certs issue alice")
+        raise UsageError(
+            "init does not accept names; remove them"
+            if arguments.names
+            else "issue requires the id of a node, such as alice"
+        )
     folder = Path(arguments.dir)
     made = [certificates.create_ca(folder, **days)] if arguments.what == "init" else []
     made += [certificates.issue_certificate(folder, name, **days) for name in arguments.names]

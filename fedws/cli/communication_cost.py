@@ -1,4 +1,7 @@
-"""``fedws communication-cost``: what models, raw data and features take, and what FedAvg and MistNet send."""
+"""The command ``fedws communication-cost``, which compares the traffic of FedAvg and MistNet.
+
+It prints the sizes of models, raw data and features.
+"""
 
 import argparse
 import textwrap
@@ -16,24 +19,34 @@ COLUMN_UNITS = ("", "", "", "", "MB", "GB", "GB", "GB", "GB")
 
 
 def build_parser(prog: str) -> Parser:
-    """The command's flags."""
+    """Return the parser of the command."""
     flags = Parser(
         prog=prog,
-        description="What a model, raw data and the features of a cut take, by their shapes. "
-        "Without --model: VGG-16 and ResNet-18, and what was claimed of them.",
+        description="Compute the sizes of a model, of raw data, and of features at a split point from their shapes. "
+        "Without --model, measure VGG-16 and ResNet-18, and explain the published claim about them.",
     )
     add = flags.add_argument
-    add("--model", metavar="NAME", help="a model of yours")
-    add("--split-at", metavar="LAYER", help="the last layer that workers run, as features.2 or 4 (the model's own)")
-    add("--input-shape", metavar="CxHxW", help="of an input (3x32x32)")
-    add("--num-records", metavar="N", type=int, help="samples of all workers (50000)")
-    add("--rounds", metavar="N", type=int, help="of FedAvg (100)")
-    add("--plugin", dest="plugins", metavar="FILE.py", action="append", help="a file of yours that registers pieces")
+    add("--model", metavar="NAME", help="registered model to measure")
+    add(
+        "--split-at",
+        metavar="LAYER",
+        help="last layer that workers run, such as features.2 or 4 (the default of the model)",
+    )
+    add("--input-shape", metavar="CxHxW", help="shape of an input (3x32x32)")
+    add("--num-records", metavar="N", type=int, help="number of samples of all workers (50000)")
+    add("--rounds", metavar="N", type=int, help="number of rounds of FedAvg (100)")
+    add(
+        "--plugin",
+        dest="plugins",
+        metavar="FILE.py",
+        action="append",
+        help="Python file that registers pieces; repeatable",
+    )
     return flags
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print the table, and the claim beside it."""
+    """Print the table, and the published claim below it."""
     from fedws.core.errors import UsageError
     from fedws.core.plugins import load_plugins
     from fedws.split_learning import communication_cost
@@ -43,7 +56,7 @@ def main(arguments: argparse.Namespace) -> int:
     given = {name: value for name, value in given.items() if value is not None}
     if arguments.model is None:
         if given:
-            raise UsageError(f"--{next(iter(given)).replace('_', '-')} is for a model of yours; name it with --model")
+            raise UsageError(f"--{next(iter(given)).replace('_', '-')} requires --model")
         found = communication_cost.measure_published_models()
         claimed = communication_cost.explain_claim(*found[:3])
     else:
@@ -54,10 +67,10 @@ def main(arguments: argparse.Namespace) -> int:
         cells = zip(line, widths, strict=True)
         print(" ".join(f"{cell:<{width}}" if at < 3 else f"{cell:>{width}}" for at, (cell, width) in enumerate(cells)))
     first = found[0]
-    beneath = (
-        f"{first.num_records:,} samples, raw: a byte a value; FedAvg: of one client, {first.rounds} rounds, one way"
+    caption = (
+        f"{first.num_records:,} samples; raw: one byte per value; FedAvg: one client, {first.rounds} rounds, one way"
     )
-    for line in (beneath, *claimed):
+    for line in (caption, *claimed):
         print(textwrap.fill(line, LINE_WIDTH, subsequent_indent="  "))
     return 0
 
@@ -71,12 +84,13 @@ def _measure_model(model: str, flags: dict[str, str | int]) -> "CommunicationCos
 
     for name in ("num_records", "rounds"):
         if int(flags.get(name, 1)) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
+            raise UsageError(f"--{name.replace('_', '-')}: expected at least 1, got {flags[name]}")
     piece = registry.find_piece("model", Spec.parse(model).name)
     cut = str(flags.pop("split_at", getattr(piece, "split_at", "")))
     if not cut:
+        split_points = ", ".join(find_split_points(registry.build_piece("model", model)))
         raise UsageError(
-            f"--split-at is needed, one of: {', '.join(find_split_points(registry.build_piece('model', model)))}"
+            f"--split-at is required: model {model!r} has no default split point; available: {split_points}"
         )
     shape = _parse_shape(str(flags.pop("input_shape", "3x32x32")))
     counts = {name: int(value) for name, value in flags.items()}
@@ -88,7 +102,7 @@ def _parse_shape(text: str) -> tuple[int, ...]:
 
     parts = text.split("x")
     if not all(part.isdecimal() and int(part) for part in parts):
-        raise UsageError(f"--input-shape {text}: the form is CxHxW, as 3x32x32")
+        raise UsageError(f"--input-shape: {text!r} is not a valid shape; use the form CxHxW, such as 3x32x32")
     return tuple(map(int, parts))
 
 

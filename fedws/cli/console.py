@@ -1,4 +1,4 @@
-"""What every command does around its work: log lines, signals, errors as one line, the event loop."""
+"""Environment of every command: logging, signals, errors in one line, and the event loop."""
 
 import asyncio
 import contextlib
@@ -15,14 +15,14 @@ from fedws.core.untrusted_text import PRINTABLE_FILTER, format_traceback, to_lin
 
 T = TypeVar("T")
 
-INTERRUPTED_STATUS = 130  # what shells report for a command that Ctrl+C ended
+INTERRUPTED_STATUS = 130  # shells report this status for a command that was ended with Ctrl+C
 
 
 class ConsoleHandler(logging.Handler):
-    """Log lines on standard output, above a progress line if there is one."""
+    """Log handler that writes to standard output, above the progress line if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one line; a reader that has gone away, or a full disk, is no error."""
+        """Write one line, and ignore a closed pipe or a full disk."""
         from tqdm import tqdm
 
         with contextlib.suppress(OSError):
@@ -31,19 +31,19 @@ class ConsoleHandler(logging.Handler):
 
 
 def set_up_logging(verbose: bool) -> None:
-    """Log lines as the demo's: a time stamp, a bar, the text."""
+    """Set up log lines in the format of the demo: a time stamp, a bar and the text."""
     from fedws.recording.run_log import LOG_FORMAT
 
     handler = ConsoleHandler()
     handler.setFormatter(logging.Formatter(LOG_FORMAT))
     handler.addFilter(PRINTABLE_FILTER)
-    logging.getLogger("asyncio").addFilter(PRINTABLE_FILTER)  # what it logs of a link goes to standard error
+    logging.getLogger("asyncio").addFilter(PRINTABLE_FILTER)  # its lines about links go to standard error
     log = logging.getLogger("fedws")
     log.addHandler(handler)
     log.propagate = False
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
     if verbose:
-        import fedws.network.transports.ws  # noqa: F401  # sets the level that is raised here
+        import fedws.network.transports.ws  # noqa: F401  # sets the level that the next line replaces
 
         logging.getLogger("fedws.websockets").setLevel(logging.INFO)
 
@@ -55,11 +55,12 @@ def run_guarded(
     verbose: bool = False,
     edit_message: Callable[[str], str] = str,
 ) -> int:
-    """Run a command's work; every error is one line, Ctrl+C and SIGTERM end it quietly.
+    """Run a command and return its exit status, and print an error as one line.
 
-    So does the end of its terminal, unless it was started with ``nohup``. The line ends with the last line of the
-    user's own files that the error passed through. ``edit_message`` changes its text. With ``verbose`` the traceback
-    stands above it.
+    Ctrl+C, SIGTERM and the end of the terminal stop the command without a traceback. Under ``nohup`` the end of the
+    terminal is ignored. An error's line ends with the last line of the user's own files that the error passed through.
+    ``context`` does the command's work. ``edit_message`` changes the text of an error. With ``verbose`` the traceback
+    precedes the error's line.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -77,15 +78,15 @@ def run_guarded(
 
 
 def _format_error(error: Exception) -> str:
-    """Return the line for the user about an error that ended a command."""
+    """Return the text for the user about an error that ended a command."""
     if isinstance(error, FedwsError | OSError):
         return describe_error(error)
     kind = "" if find_user_location(error) else "unexpected error: "
-    return f"{kind}{describe_error(error)}; run it with -v for the traceback"
+    return f"{kind}{describe_error(error)}; add -v for the traceback"
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on uvloop where the platform has it."""
+    """Run a coroutine, on uvloop if the platform supports it, and return its result."""
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with contextlib.suppress(ImportError):
         import uvloop
@@ -94,7 +95,7 @@ def run_loop(main: Coroutine[Any, Any, T]) -> T:
     try:
         signals.restore_interrupt()
     except KeyboardInterrupt:
-        main.close()  # or it is complained about that nobody awaited it
+        main.close()  # avoids the warning that it was never awaited
         raise
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(main)

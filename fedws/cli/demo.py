@@ -1,4 +1,4 @@
-"""``fedws demo``: four nodes as processes, a whole run over them, the result; and every process has ended."""
+"""The command ``fedws demo``, which starts four nodes as processes, does a run, and ends all processes."""
 
 import argparse
 import sys
@@ -8,37 +8,42 @@ from fedws.cli.parser import Parser, name_flags_in_errors
 from fedws.core.errors import FedwsError
 
 _FAILURE_LOG_LINES = 8
-"""Lines of the nodes' output that are printed where a run fails."""
+"""Number of lines of the nodes' output that are printed if a run fails."""
 
 
 def build_parser(prog: str) -> Parser:
-    """The command's flags."""
-    flags = Parser(prog=prog, description="Federated learning on MNIST across four processes of this machine.")
+    """Return the parser of the command."""
+    flags = Parser(prog=prog, description="Run federated learning on MNIST across four processes of this machine.")
     add_forwarded_flags(flags)
-    flags.add_argument("--rounds", metavar="N", type=int, default=40, help="(40)")
-    flags.add_argument("--seed", metavar="N", type=int, default=1, help="the run's seed (1)")
-    flags.add_argument("--run-dir", metavar="D", help="the run's directory, new or empty (runs/<time>-<algorithm>)")
+    flags.add_argument("--rounds", metavar="N", type=int, default=40, help="number of rounds (40)")
+    flags.add_argument("--seed", metavar="N", type=int, default=1, help="seed of the run (1)")
+    flags.add_argument("--run-dir", metavar="D", help="directory of the run, new or empty (runs/<time>-<algorithm>)")
     return flags
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Fetch the data, or take the digits of scikit-learn where there are none; start the nodes; run."""
+    """Load the data, start the nodes, and do the run.
+
+    If MNIST cannot be loaded, use the digits of scikit-learn.
+    """
     from fedws.cli import run
     from fedws.core import registry
     from fedws.core.plan import build_plan
     from fedws.launch.local_processes import NodeProcesses
 
     settings = {"rounds": arguments.rounds, "seed": arguments.seed}
-    name_flags_in_errors(lambda: build_plan(settings), settings)  # before four nodes are started
+    name_flags_in_errors(lambda: build_plan(settings), settings)  # report errors before starting four nodes
     arguments.dataset = _choose_dataset(arguments)
     lines: list[str] = []
 
-    def say(node: str, line: str) -> None:
+    def store_line(node: str, line: str) -> None:
         lines.append(f"{node}: {line}")
 
     print("starting alice, bob, charlie and testing ...", flush=True)
-    own = not registry.is_shipped("dataset", arguments.dataset)
-    with NodeProcesses(format_forwarded_flags(arguments), say, first_port=0, split_dataset=own) as nodes:
+    is_user_dataset = not registry.is_shipped("dataset", arguments.dataset)
+    with NodeProcesses(
+        format_forwarded_flags(arguments), store_line, first_port=0, split_dataset=is_user_dataset
+    ) as nodes:
         try:
             nodes.wait_until_serving()
         except BaseException:
@@ -59,15 +64,18 @@ def main(arguments: argparse.Namespace) -> int:
         serving = len(lines)
         try:
             status = run.main(run.build_parser("fedws demo").parse_args(flags), show_resume_command=False)
-        except FedwsError:  # the reason may be in a node's log
+        except FedwsError:  # a node's log may contain the reason
             print("\n".join(lines[serving:][-_FAILURE_LOG_LINES:]), file=sys.stderr)
             raise
-    print("alice, bob, charlie and testing have ended")
+    print("alice, bob, charlie and testing ended")
     return status
 
 
 def _choose_dataset(arguments: argparse.Namespace) -> str:
-    """The data set asked for, or MNIST; where MNIST cannot be had, the digits that ship with scikit-learn."""
+    """Return the requested data set, or MNIST by default.
+
+    If MNIST cannot be loaded, return the digits that come with scikit-learn.
+    """
     from fedws.core.errors import UsageError
     from fedws.core.plugins import load_plugins
     from fedws.data import loading
@@ -79,6 +87,6 @@ def _choose_dataset(arguments: argparse.Namespace) -> str:
     try:
         loading.load_dataset("mnist", arguments.data_dir, train=True)
     except UsageError as error:
-        print(f"{error.args[0].partition(';')[0]}: taking the 1,797 real digits of scikit-learn instead", flush=True)
+        print(f"{error.args[0].partition(';')[0]}: using the 1,797 real digits of scikit-learn instead", flush=True)
         return "digits"
     return "mnist"

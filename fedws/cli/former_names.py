@@ -1,15 +1,19 @@
-"""Former names of commands, flags and options: the two scripts accept them all, ``fedws`` names the present ones."""
+"""Former names of commands, flags and options.
+
+The two demo scripts accept all former names of flags and options. ``fedws`` accepts only ``--strategy``; its errors
+suggest the present names.
+"""
 
 import re
 from collections.abc import Container, Mapping, Sequence
 from types import MappingProxyType
 
 ALGORITHM_ALIAS = "--strategy"
-"""Former name of ``--algorithm`` that every command still accepts."""
+"""Former name of ``--algorithm``, which every command still accepts."""
 FORMER_NODE_FLAGS: Mapping[str, str] = MappingProxyType(
     {"--testing": "--evaluator", "--digits": "--labels", "--seed": "--partition-seed", "--audit": "--audit-log"}
 )
-"""Former name of a flag to its name, in the commands that serve a node."""
+"""Former name of each flag with its present name, for the commands that serve a node."""
 FORMER_FLAGS: Mapping[str, str] = MappingProxyType(
     {
         "--silence": "--peer-timeout",
@@ -47,11 +51,11 @@ FORMER_FLAGS: Mapping[str, str] = MappingProxyType(
         "--records": "--num-records",
     }
 )
-"""Former name of a flag to its name, in the commands that have it."""
+"""Former name of each flag with its present name, for all commands that have the flag."""
 FORMER_VALUES: Mapping[tuple[str, str], str] = MappingProxyType(
     {("--wait-for-workers", "silence"): "peer_timeout", ("--encoding", "clear_bits"): "bits_without_noise"}
 )
-"""Flag and former value to the value."""
+"""Flag and former value, with the present value."""
 FORMER_OPTIONS: Mapping[tuple[str, str], Mapping[str, str]] = MappingProxyType(
     {
         ("--algorithm", "fedasync"): {"a": "alpha", "staleness": "staleness_function"},
@@ -68,13 +72,13 @@ FORMER_OPTIONS: Mapping[tuple[str, str], Mapping[str, str]] = MappingProxyType(
         ("--sampler", "speed"): {"patience": "max_slowdown"},
     }
 )
-"""Flag and piece to the former names of the piece's options, each with its name."""
+"""Flag and piece, with the former names of the piece's options and their present names."""
 FORMER_COMMANDS: Mapping[str, str] = MappingProxyType({"nodes": "demo-nodes", "sizes": "communication-cost"})
-"""Former name of a command to its name."""
+"""Former name of each command with its present name."""
 
 
 def select_former_flags(options: Container[str]) -> dict[str, str]:
-    """Return the renamed flags of a command that has these options.
+    """Return the renamed flags of a command with these options, as former and present names.
 
     >>> select_former_flags({"--seed", "--rounds", "--evaluator"})
     {'--training-rounds': '--rounds'}
@@ -84,11 +88,14 @@ def select_former_flags(options: Container[str]) -> dict[str, str]:
 
 
 class FlagTranslator:
-    """Writes flags with ``-`` and by their present names, and keeps under which names they were given."""
+    """Translator of flags to their present names, spelt with ``-``.
+
+    It stores the names that the user gave, for error messages.
+    """
 
     def __init__(self, *, accept_former_names: bool) -> None:
         self.accept_former_names = accept_former_names
-        """Whether all former names are accepted, and not only :data:`ALGORITHM_ALIAS`."""
+        """True if all former names are accepted, and not only :data:`ALGORITHM_ALIAS`."""
         self._given_names: dict[str, str] = {}
 
     def accepted_names(self, options: Container[str]) -> dict[str, str]:
@@ -113,14 +120,16 @@ class FlagTranslator:
         return translated
 
     def restore_given_names(self, text: str) -> str:
-        """Return an error's text with each flag under the name by which the user gave it."""
+        """Return an error text in which each flag has the name that the user gave."""
         for flag, given in self._given_names.items():
             text = re.sub(rf"(?<![\w-]){flag}(?![\w-])", given, text)
         return text
 
 
 def _translate_value(flag: str, value: str) -> str:
-    """Return a flag's value with the former names in it replaced: its own, or those of a piece's options.
+    """Return a flag's value with former names replaced by present ones.
+
+    Both the value and the options of a piece may have former names.
 
     >>> _translate_value("--algorithm", "fedbuff:k=2,lr=0.5")
     'fedbuff:buffer_size=2,server_lr=0.5'

@@ -1,4 +1,4 @@
-"""Which samples a node takes, by its flags, and the lines that say so."""
+"""Selection of a node's samples by its flags, and the lines that describe them."""
 
 import argparse
 from dataclasses import dataclass
@@ -14,62 +14,71 @@ from fedws.data import label_ranges, loading, partitioning, targets
 from fedws.data.base import Dataset
 
 MAX_LABEL_LINES = 1000
-"""Labels whose counts are printed; the rest are left out."""
+"""Maximum number of labels whose counts are printed."""
 
 
 @dataclass(frozen=True)
 class NodeData:
-    """What a node holds."""
+    """Samples that a node holds, with their labels."""
 
     data: Dataset
     declared_labels: tuple[int, ...] | None
-    """The labels it declares; None: those of its samples."""
+    """Labels that the node declares, or None to declare the labels of its samples."""
     label_counts: tuple[int, ...] | None = None
-    """Number of samples held of each label, from 0 to the largest of the whole data set; None without class labels."""
+    """Number of samples of each label, from 0 to the largest label of the whole data set.
+
+    It is None without class labels.
+    """
     no_labels_reason: str = ""
-    """Why it has no class labels."""
+    """Reason why the samples have no class labels."""
     all_by_default: bool = False
-    """Whether it holds all samples of a data set of its own since no flag says otherwise."""
+    """True if it holds all samples of the user's own data set because no flag selects a part."""
 
 
 def load_node_data(arguments: argparse.Namespace, dataset: str) -> NodeData:
-    """The node's samples. Raises UsageError."""
+    """Load the data set and return the node's samples.
+
+    Raise UsageError for flags that cannot be combined or do not select samples.
+    """
     node = arguments.id
     if (arguments.partition is None) != (arguments.share is None):
-        raise UsageError("--partition and --share go together, as --partition iid --share 0/3")
+        raise UsageError("--partition and --share require each other; use, for example, --partition iid --share 0/3")
     if arguments.labels is not None and arguments.partition is not None:
-        raise UsageError("--labels and --partition exclude each other")
+        raise UsageError("--labels cannot be combined with --partition; remove one of them")
     given = arguments.labels is not None or arguments.partition is not None
     whole = not given and (arguments.is_evaluator or not registry.is_shipped("dataset", dataset))
     if not (given or whole or node in DEMO_LABELS):
         raise UsageError(
-            f"which samples does {node} hold? Only {', '.join(DEMO_LABELS)} have digits of their own: "
-            "say --labels 0-3, or --partition iid --share 0/3"
+            f"{node} has no default labels, unlike {', '.join(DEMO_LABELS)}; "
+            "add, for example, --labels 0-3 or --partition iid --share 0/3"
         )
-    _check_flags(arguments)  # before minutes of loading
+    _check_flags(arguments)  # before loading, which may take minutes
     data = loading.load_dataset(dataset, arguments.data_dir, train=not arguments.is_evaluator)
-    part, wanted = data, None
+    part, labels = data, None
     if arguments.partition is not None:
         share, of = partitioning.parse_share(arguments.share)
         part = partitioning.select_share(
             data, dataset, partitioning.with_seed(arguments.partition, arguments.partition_seed), share, of
         )
     elif not whole:
-        wanted = DEMO_LABELS.get(node, ())
+        labels = DEMO_LABELS.get(node, ())
         if arguments.labels is not None:
-            wanted = label_ranges.parse_labels(arguments.labels, loading.count_classes(data, dataset))
-        part = loading.select_labels(data, dataset, wanted)
-    unasked = whole and not arguments.is_evaluator
+            labels = label_ranges.parse_labels(arguments.labels, loading.count_classes(data, dataset))
+        part = loading.select_labels(data, dataset, labels)
+    all_by_default = whole and not arguments.is_evaluator
     try:
         classes = int(targets.read_labels(data).max()) + 1
         counts = torch.bincount(targets.read_labels(part), minlength=classes)
     except ValueError as error:
-        return NodeData(part, wanted, no_labels_reason=get_error_text(error), all_by_default=unasked)
-    return NodeData(part, wanted, tuple(counts.tolist()), all_by_default=unasked)
+        return NodeData(part, labels, no_labels_reason=get_error_text(error), all_by_default=all_by_default)
+    return NodeData(part, labels, tuple(counts.tolist()), all_by_default=all_by_default)
 
 
 def _check_flags(arguments: argparse.Namespace) -> None:
-    """What can be said of the flags without the data. Raises UsageError or UnknownName."""
+    """Check the flags as far as possible without the data.
+
+    Raise UsageError for a wrong value and UnknownName for an unknown partition.
+    """
     if arguments.labels is not None:
         label_ranges.parse_labels(arguments.labels, num_classes=10**9)
     if arguments.partition is not None:
@@ -78,7 +87,7 @@ def _check_flags(arguments: argparse.Namespace) -> None:
 
 
 def print_node_data(arguments: argparse.Namespace, dataset: str, node_data: NodeData) -> None:
-    """Print how many samples of each label are held, as the demo did."""
+    """Print the number of samples of each label in the format of the original demo."""
     which = f"{loading.get_dataset_title(dataset)} dataset ({'test' if arguments.is_evaluator else 'train'} set)"
     if node_data.label_counts is None:
         reason = node_data.no_labels_reason.replace("it has", "the data set has", 1)
@@ -88,13 +97,13 @@ def print_node_data(arguments: argparse.Namespace, dataset: str, node_data: Node
         for label, count in enumerate(node_data.label_counts[:MAX_LABEL_LINES]):
             print(f"      {label}: {count}")
     if node_data.all_by_default:
-        print(f"{arguments.id} holds all {len(node_data.data)} samples; --labels or --partition would choose a part")
+        print(f"{arguments.id} holds all {len(node_data.data)} samples; use --labels or --partition to select a part")
     key = f"{Spec.parse(dataset).name}{'_testing' if arguments.is_evaluator else ''}"
     print(f"datasets: {{'{key}': {_describe_dataset(node_data.data)}}}")
     print(f"len(datasets[{key}]): {len(node_data.data)}", flush=True)
 
 
 def _describe_dataset(data: Dataset) -> str:
-    """What a data set says of itself; its type and length where it says nothing but an address in memory."""
+    """Return the data set's ``repr``, or its type and length if the ``repr`` contains an address in memory."""
     text = repr(data)
     return f"{type(data).__name__}({len(data)})" if f" at {id(data):#x}" in text else text

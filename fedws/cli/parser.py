@@ -1,4 +1,7 @@
-"""The command line's common ground: one line for every mistake, ``-`` and ``_`` equal in every flag."""
+"""Parser of all commands.
+
+It reports every error in one line and treats ``-`` and ``_`` in flags as equal.
+"""
 
 import argparse
 import difflib
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """A HelpFormatter that keeps the name of a flag on one line."""
+    """HelpFormatter that keeps the name of a flag on one line."""
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
@@ -27,9 +30,10 @@ class HelpFormatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line, and name the flag that was probably meant.
+    """ArgumentParser whose errors are one line and suggest the flag that was probably meant.
 
-    With ``accept_former_names`` it also takes the flags' former names, and its errors name a flag as it was given.
+    With ``accept_former_names`` it also accepts the former names of flags. Its errors then use the name that the user
+    gave.
     """
 
     def __init__(self, *, accept_former_names: bool = False, **settings: Any) -> None:
@@ -41,7 +45,7 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """As the base class, after writing every flag with ``-`` and by its present name."""
+        """Parse like the base class, after translating every flag to its present name, spelt with ``-``."""
         given = sys.argv[1:] if args is None else args
         translated = self.flag_translator.translate(given, self._option_string_actions)
         return super().parse_known_args(translated, namespace)
@@ -49,22 +53,22 @@ class Parser(argparse.ArgumentParser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
-        """As the base class; an unknown flag is answered with the nearest."""
+        """Parse like the base class, but suggest the nearest flag for an unknown one."""
         found, extra = self.parse_known_args(args, namespace)
         if extra:
             renamed = select_former_flags(self._option_string_actions)
             flag = extra[0].partition("=")[0]
             near = difflib.get_close_matches(flag, [*self._option_string_actions, *renamed], n=1)
-            hint = f"; did you mean {renamed.get(near[0], near[0])}?" if near else ""
-            self.error(f"there is no {extra[0]} here{hint}")
+            hint = f"; did you mean {renamed.get(near[0], near[0])!r}?" if near else ""
+            self.error(f"unknown argument {extra[0]!r}{hint}")
         return found
 
     def format_help(self) -> str:
-        """As the base class; the epilog names the other forms in which flags are accepted."""
+        """Return the help text, whose epilog lists the other accepted forms of flags."""
         accepted = self.flag_translator.accepted_names(self._option_string_actions)
         notes = ["'-' and '_' are the same in every flag."] if self.epilog is None else [self.epilog]
         if self.flag_translator.accept_former_names and accepted:
-            notes.append("Accepted as well: " + ", ".join(f"{old} ({new})" for old, new in accepted.items()) + ".")
+            notes.append("Also accepted: " + ", ".join(f"{old} ({new})" for old, new in accepted.items()) + ".")
         elif accepted:
             notes.append(f"{ALGORITHM_ALIAS} is the same as --algorithm.")
         before, self.epilog = self.epilog, " ".join(notes)
@@ -74,12 +78,15 @@ class Parser(argparse.ArgumentParser):
             self.epilog = before
 
     def error(self, message: str) -> NoReturn:
-        """One line on standard error, exit status 2."""
+        """Print the error as one line on standard error, and exit with status 2."""
         self.exit(2, f"{self.prog}: {self.flag_translator.restore_given_names(message)} (see {self.prog} --help)\n")
 
 
 def name_flags_in_errors(build_plan: Callable[[], "Plan"], flags: Mapping[str, Any]) -> "Plan":
-    """A plan, where a setting that is wrong and was given as a flag is named as the flag. Raises UsageError."""
+    """Return the plan of ``build_plan``.
+
+    Raise UsageError if a setting is wrong, and name the setting by its flag if it is in ``flags``.
+    """
     try:
         return build_plan()
     except UsageError as error:

@@ -1,4 +1,4 @@
-"""``fedws plot RUN``: draw a run's curves again from its record."""
+"""The command ``fedws plot RUN``, which redraws the curves of a run from its record."""
 
 import argparse
 from pathlib import Path
@@ -9,15 +9,15 @@ from fedws.recording.run_layout import CURVES_FILE, PLAN_FILE, WORKER_LABELS_FIL
 
 
 def build_parser(prog: str) -> Parser:
-    """The command's flags."""
-    flags = Parser(prog=prog, description="Draw curves.png again from the metrics.jsonl of a run.")
-    flags.add_argument("run", metavar="RUN", type=Path, help="the run's directory")
-    flags.add_argument("--output", metavar="FILE.png", type=Path, help="(RUN/curves.png)")
+    """Return the parser of the command."""
+    flags = Parser(prog=prog, description="Redraw curves.png from the metrics.jsonl of a run.")
+    flags.add_argument("run", metavar="RUN", type=Path, help="directory of the run")
+    flags.add_argument("--output", metavar="FILE.png", type=Path, help="image to write (RUN/curves.png)")
     return flags
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Draw, and say where."""
+    """Draw the curves and print the path of the image."""
     from fedws.core.errors import UsageError
     from fedws.recording import curves, stored_records
 
@@ -27,7 +27,7 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         curves.draw_curves(records, groups, path, _title(arguments.run))
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise UsageError(f"cannot write {path}: {error.strerror or error}; choose another --output") from None
     print(path)
     return 0
 

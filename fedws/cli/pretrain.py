@@ -1,4 +1,4 @@
-"""``fedws pretrain``: trains a model on public data, for MistNet's extractor and head to begin with."""
+"""The command ``fedws pretrain``, which trains the initial extractor and head of MistNet on public data."""
 
 import argparse
 from collections.abc import Iterator
@@ -16,30 +16,53 @@ if TYPE_CHECKING:
 
 
 def build_parser(prog: str) -> Parser:
-    """The command's flags."""
-    flags = Parser(prog=prog, description="Train a model on public data here, and write what MistNet begins with.")
+    """Return the parser of the command."""
+    flags = Parser(
+        prog=prog, description="Train a model on public data on this machine, and write the initial model of MistNet."
+    )
     add = flags.add_argument
-    add("--dataset", metavar="NAME", default="digits", help="public data: digits (default), mnist, cifar10 or your own")
-    add("--model", metavar="NAME", help="(the data set's own)")
-    add("--epochs", metavar="N", type=int, default=20, help="(20)")
-    add("--num-extractors", metavar="N", type=int, default=1, help="for --extractor random: several, up to 16 (1)")
-    add("--split-at", metavar="LAYER", help="where several extractors end, as features.2 or 4 (the model's own place)")
-    add("--loss", metavar="NAME", default="nll", help="(nll)")
-    add("--optimizer", metavar="NAME", default="sgd", help="(sgd)")
+    add(
+        "--dataset",
+        metavar="NAME",
+        default="digits",
+        help="public data set: digits (default), mnist, cifar10 or your own",
+    )
+    add("--model", metavar="NAME", help="model to train (the default of the data set)")
+    add("--epochs", metavar="N", type=int, default=20, help="number of epochs (20)")
+    add(
+        "--num-extractors",
+        metavar="N",
+        type=int,
+        default=1,
+        help="number of extractors, up to 16; more than one for --extractor random (1)",
+    )
+    add(
+        "--split-at",
+        metavar="LAYER",
+        help="last layer of several extractors, such as features.2 or 4 (the default of the model)",
+    )
+    add("--loss", metavar="NAME", default="nll", help="loss function (nll)")
+    add("--optimizer", metavar="NAME", default="sgd", help="optimizer (sgd)")
     add("--lr", metavar="X", type=float, default=0.1, help="learning rate of epoch 1 (0.1)")
-    add("--lr-decay", metavar="X", type=float, default=0.98, help="its factor after each epoch; 1: constant (0.98)")
-    add("--batch-size", metavar="N", type=int, default=32, help="(32)")
-    add("--drop-last", action="store_true", help="leave a short last batch of an epoch out")
-    add("--seed", metavar="N", type=int, default=1, help="(1)")
-    add("--threads", metavar="N", type=int, default=1, help="torch's threads (1)")
-    add("--cuda", action="store_true", help="use the GPU, where there is one")
+    add(
+        "--lr-decay",
+        metavar="X",
+        type=float,
+        default=0.98,
+        help="factor of the learning rate after each epoch; 1 keeps it constant (0.98)",
+    )
+    add("--batch-size", metavar="N", type=int, default=32, help="number of samples in a batch (32)")
+    add("--drop-last", action="store_true", help="skip the last batch of an epoch if it is short")
+    add("--seed", metavar="N", type=int, default=1, help="seed of the weights and of the training (1)")
+    add("--threads", metavar="N", type=int, default=1, help="number of threads of torch (1)")
+    add("--cuda", action="store_true", help="use the GPU if there is one")
     add_local_flags(flags)
-    add("-o", "--output", metavar="FILE", help="(MODEL-DATASET.safetensors)")
+    add("-o", "--output", metavar="FILE", help="file to write (MODEL-DATASET.safetensors)")
     return flags
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Train, say how it goes, write the file."""
+    """Train the model, print its loss and accuracy, and write it to the file."""
     from pathlib import Path
 
     from fedws.core.errors import UsageError
@@ -57,14 +80,16 @@ def main(arguments: argparse.Namespace) -> int:
         for key in ("dataset", "loss", "optimizer", "lr", "lr_decay", "batch_size", "drop_last", "seed", "cuda")
     }
     if arguments.epochs < 1:
-        raise UsageError(f"--epochs {arguments.epochs}: at least 1")
+        raise UsageError(f"--epochs: expected at least 1, got {arguments.epochs}")
     if not 1 <= arguments.num_extractors <= extractor_pool.MAX_EXTRACTORS:
-        raise UsageError(f"--num-extractors {arguments.num_extractors}: from 1 to {extractor_pool.MAX_EXTRACTORS}")
+        raise UsageError(
+            f"--num-extractors: expected 1 to {extractor_pool.MAX_EXTRACTORS}, got {arguments.num_extractors}"
+        )
     given = {**chosen, "threads": arguments.threads}
     plan = name_flags_in_errors(lambda: build_plan({**given, "model": name, "rounds": arguments.epochs}), given)
     file = Path(arguments.output or f"{name.partition(':')[0]}-{plan.dataset.partition(':')[0]}.safetensors")
-    if not file.absolute().parent.is_dir():  # said before the work is done
-        raise UsageError(f"{file} cannot be written: there is no directory {file.parent}")
+    if not file.absolute().parent.is_dir():  # report the error before training
+        raise UsageError(f"cannot write {file}: directory {str(file.parent)!r} not found; choose another --output")
     sendable_model.check_sendable(name, model_building.build_model(name, plan.seed))
     data, held_out = (loading.load_dataset(plan.dataset, arguments.data_dir, train) for train in (True, False))
     several = arguments.num_extractors > 1
@@ -72,20 +97,23 @@ def main(arguments: argparse.Namespace) -> int:
     others = pretraining.build_extractors(name, cut, arguments.num_extractors - 1) if several else {}
     tensors = pretrain_model(plan, data, cut, others)
     found = pretrained_file.build_pretrained(tensors, _build_info(plan, data, tensors, cut if several else ""))
-    for told in _evaluate_extractors(plan, held_out, found):
-        print(told)
+    for line in _evaluate_extractors(plan, held_out, found):
+        print(line)
     pretrained_file.save_pretrained(file, found)
-    how = "mistnet" if found.info.num_classes else "mistnet:labels=clear"
-    how += f" --split-at {cut}" if arguments.split_at or several else ""
-    how += " --extractor random" if several else ""
-    how += f" --loss {plan.loss}" if plan.loss != "nll" else ""
-    how += "".join(f" --plugin {plugin}" for plugin in arguments.plugins or ())
-    print(f"use it with: fedws run --algorithm {how} --model {name} --pretrained {file}")
+    flags = "mistnet" if found.info.num_classes else "mistnet:labels=clear"
+    flags += f" --split-at {cut}" if arguments.split_at or several else ""
+    flags += " --extractor random" if several else ""
+    flags += f" --loss {plan.loss}" if plan.loss != "nll" else ""
+    flags += "".join(f" --plugin {plugin}" for plugin in arguments.plugins or ())
+    print(f"use it with: fedws run --algorithm {flags} --model {name} --pretrained {file}")
     return 0
 
 
 def _resolve_split_point(model: str, split_at: str | None, *, needed: bool) -> str:
-    """Where the model is cut, by its path; the model's own place if none is given. Raises UsageError."""
+    """Return the path of the layer after which the model is split, by default the model's own split point.
+
+    Raise UsageError if the given split point is not valid, or if the model has no default but one is needed.
+    """
     from fedws.core import registry
     from fedws.core.errors import UsageError
     from fedws.core.spec import Spec
@@ -98,12 +126,14 @@ def _resolve_split_point(model: str, split_at: str | None, *, needed: bool) -> s
     module = model_building.build_model(model, 0)
     if not own:
         split_points = ", ".join(find_split_points(module))
-        raise UsageError(f"--split-at is needed: {model} has no place of its own to be cut; there are: {split_points}")
+        raise UsageError(
+            f"--split-at is required: model {model!r} has no default split point; available: {split_points}"
+        )
     return resolve_split_point(module, own)
 
 
 def _build_info(plan: "Plan", data: "Dataset", tensors: "Tensors", split_at: str) -> "PretrainedInfo":
-    """What it is that was pretrained."""
+    """Return the description of the pretrained model that is stored with it."""
     from fedws.split_learning import pretrained_file, pretraining
     from fedws.training import model_building, task_context
 
@@ -118,7 +148,7 @@ def _build_info(plan: "Plan", data: "Dataset", tensors: "Tensors", split_at: str
 
 
 def _evaluate_extractors(plan: "Plan", data: "Dataset", pretrained: "PretrainedModel") -> Iterator[str]:
-    """How good it is on data that it was not trained on, with each of its extractors, in words."""
+    """Yield a line with the accuracy or loss on held-out data for each extractor."""
     from fedws.split_learning import extractor_pool
     from fedws.training import evaluation, task_context
 
@@ -127,22 +157,19 @@ def _evaluate_extractors(plan: "Plan", data: "Dataset", pretrained: "PretrainedM
     for number, own in enumerate([{}, *several]):
         module = work.build_model(plan.model, {**pretrained.model, **own})
         score = evaluation.evaluate(module, work, plan.eval_settings())
-        whose = f" with extractor {number + 1}" if several else ""
-        right = (
-            f"{100 * score.accuracy:.2f} % are right"
-            if score.accuracy is not None
-            else f"the mean loss is {score.loss:.4f}"
-        )
-        yield f"of {score.num_examples} test samples of {plan.dataset}, {right}{whose}"
+        extractor = f" with extractor {number + 1}" if several else ""
+        quality = f"accuracy {100 * score.accuracy:.2f} %" if score.accuracy is not None else f"loss {score.loss:.4f}"
+        yield f"{quality} on {score.num_examples} test samples of {plan.dataset}{extractor}"
 
 
 def pretrain_model(
     plan: "Plan", data: "Dataset", split_at: str = "", extra_extractors: "Tensors" = MappingProxyType({})
 ) -> "Tensors":
-    """The plan's model after an epoch of ``data``, the plan's data set, for each of its rounds; says how it goes.
+    """Train the plan's model on ``data``, print the loss of each epoch, and return the tensors.
 
-    With it those of ``extra_extractors``, which are further extractors up to ``split_at``, joined. Raises UsageError
-    for a model that the data do not fit.
+    ``data`` is the plan's data set, and each round of the plan is one epoch. ``extra_extractors`` holds the joined
+    tensors of further extractors up to ``split_at``. They are trained as well, and are part of the result. Raise
+    UsageError if the samples do not fit the model.
     """
     import torch
 
@@ -167,8 +194,8 @@ def pretrain_model(
     except (RuntimeError, ValueError) as error:
         raise UsageError(f"the samples of {plan.dataset} do not fit the model {plan.model}: {error}") from error
     for epoch in range(1, plan.rounds + 1):
-        seed, further = seeds.request_seed(plan.seed, "public", epoch), {key: tensors[key] for key in extra_extractors}
-        found, tensors = pretraining.pretrain_epoch(module, further, work, settings.for_round(epoch), seed)
+        seed, extra = seeds.request_seed(plan.seed, "public", epoch), {key: tensors[key] for key in extra_extractors}
+        found, tensors = pretraining.pretrain_epoch(module, extra, work, settings.for_round(epoch), seed)
         print(f"epoch {epoch}/{plan.rounds}: loss {found.loss:.4f}", flush=True)
         if epoch == 1 and work.warnings:
             print(*task_warnings.get_log_lines({"warnings": work.warnings}), sep="\n", flush=True)

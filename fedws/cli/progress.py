@@ -1,4 +1,4 @@
-"""The live progress line of a run, on a terminal only."""
+"""Live progress line of a run, shown only on a terminal."""
 
 import sys
 from types import TracebackType
@@ -11,7 +11,10 @@ from fedws.recording.stored_records import Record
 
 
 class ProgressBar:
-    """Shows rounds, the last federated accuracy and the time left; nothing where standard error is no terminal."""
+    """Progress line with rounds, the last federated accuracy and the time left.
+
+    It prints nothing if standard error is not a terminal.
+    """
 
     def __init__(self, rounds: int) -> None:
         self._bar: Any = None
@@ -20,11 +23,11 @@ class ProgressBar:
             self._bar = tqdm(total=rounds, desc="Round", bar_format=form, leave=False, dynamic_ncols=True)
 
     def update(self, record: Record) -> None:
-        """Take one record of the run."""
+        """Update the line from one record of the run."""
         if self._bar is None:
             return
         if record["kind"] == "round":
-            self._bar.update(record["round"] - self._bar.n)  # a run that goes on begins later
+            self._bar.update(record["round"] - self._bar.n)  # a resumed run starts at a later round
         elif record["model"] == FEDERATED_MODEL and record["accuracy"] is not None:
             self._bar.set_postfix_str(f"accuracy {100 * record['accuracy']:.2f}%")
 

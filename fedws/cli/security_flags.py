@@ -1,7 +1,11 @@
-"""The flags of the network key and of TLS, which every command that opens links shares, and what they make."""
+"""Flags for the network key and TLS, and the credentials and URLs that follow from them.
+
+All commands that open links share these flags.
+"""
 
 import argparse
 import ipaddress
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -13,29 +17,40 @@ SECURITY_FLAGS = ("key_file", "insecure", "encrypt_payloads", "tls_cert", "tls_k
 
 
 def add_security_flags(flags: argparse.ArgumentParser) -> None:
-    """Add them."""
+    """Add the flags for the network key, payload encryption and TLS."""
     add = add_key_flags(flags).add_argument
     add(
         "--encrypt-payloads",
         action="store_true",
-        help="encrypt what a broker carries, so that it sees nothing but sizes",
+        help="encrypt payloads that a broker carries, so that it sees only their sizes",
     )
-    add("--tls-cert", metavar="PEM", help="this node's certificate, whose name is its id; makes the link wss://")
-    add("--tls-key", metavar="PEM", help="its private key")
-    add("--tls-ca", metavar="PEM", help="who signs the others' certificates; a node then asks callers for theirs")
+    add("--tls-cert", metavar="PEM", help="certificate of this node, issued for its id; links then use wss://")
+    add("--tls-key", metavar="PEM", help="private key of --tls-cert")
+    add(
+        "--tls-ca",
+        metavar="PEM",
+        help="CA of the other nodes' certificates; a node then requires one from each peer that connects",
+    )
 
 
 def add_key_flags(flags: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Those of the key alone; gives their group."""
-    group = flags.add_argument_group("who may take part")
+    """Add the flags for the network key, and return their group."""
+    group = flags.add_argument_group("authentication")
     add = group.add_argument
-    add("--key-file", metavar="F", help="the network key (default: $FEDWS_KEY, or the user's own; see fedws key)")
-    add("--insecure", action="store_true", help="do without a key: whoever reaches a node may use it")
+    add(
+        "--key-file",
+        metavar="F",
+        help="file with the network key (default: $FEDWS_KEY, or the user's key; see fedws key)",
+    )
+    add("--insecure", action="store_true", help="disable authentication: any peer that reaches a node may use it")
     return group
 
 
 def build_credentials(arguments: argparse.Namespace, node_id: str = "") -> "Credentials":
-    """What the flags say of the node of that name, by default the coordinator. Raises UsageError."""
+    """Return the credentials of the node ``node_id``, by default of the coordinator, from the flags.
+
+    Raise UsageError for flags that cannot be combined, and for a key or certificate that is not usable.
+    """
     from fedws.core.errors import UsageError
     from fedws.protocol.messages import DEFAULT_COORDINATOR_ID
     from fedws.security import network_key
@@ -52,46 +67,55 @@ def build_credentials(arguments: argparse.Namespace, node_id: str = "") -> "Cred
     encrypt_payloads = bool(getattr(arguments, "encrypt_payloads", False))
     if getattr(arguments, "insecure", False):
         if file is not None:
-            raise UsageError("--insecure does without a key; leave out --key-file")
+            raise UsageError("--insecure cannot be combined with --key-file; remove one of them")
         if encrypt_payloads:
-            raise UsageError("--encrypt-payloads encrypts under the network key; leave out --insecure")
+            raise UsageError(
+                "--encrypt-payloads requires a network key and cannot be combined with --insecure; remove one of them"
+            )
         return Credentials(None, tls, node_id or DEFAULT_COORDINATOR_ID)
     return Credentials(network_key.load_network_key(file), tls, node_id or DEFAULT_COORDINATOR_ID, encrypt_payloads)
 
 
 def complete_url(text: str, credentials: "Credentials") -> str:
-    """Return a URL; a host and a port alone are a websocket's, under TLS if there are certificates.
+    """Return ``text`` as a URL, and add the websocket scheme to a host and port.
 
-    Raises UsageError for an address with a secret in it.
+    The scheme is ``wss`` with TLS credentials, else ``ws``. Raise UsageError for an address that contains a secret.
     """
     from fedws.core import addresses
+    from fedws.core.errors import UsageError
 
     addresses.require_no_secrets(text)
+    if "://" not in text and not re.search(r":\d+(/|$)", text):
+        raise UsageError(f"{text!r} is not a valid address; use the form HOST:PORT, such as localhost:9000")
     return text if "://" in text else f"ws{'' if credentials.tls is None else 's'}://{text}"
 
 
 def security_warnings(node: str, url: str, credentials: "Credentials") -> list[str]:
-    """What a person should know before a node is served there, or joins there."""
+    """Return the warnings to print before a node is served at ``url`` or joins there."""
     scheme, host = urlsplit(url).scheme, urlsplit(url).hostname or ""
     if is_loopback(host):
         return []
     lines = []
     if credentials.key is not None and credentials.key.is_new:
         lines.append(
-            "a network key was made; each other device needs the same, unless one had a key before: "
-            "'fedws key show' prints it"
+            "a network key was created: every other device needs the same one, unless a device had a key before; "
+            "print it with 'fedws key show'"
         )
     if scheme in ("mqtt", "mqtts"):
         if not credentials.encrypt_payloads:
-            lines.append(f"what {node} and others send can be read at the broker: --encrypt-payloads prevents it")
+            lines.append(
+                f"the broker can read the messages of {node} and its peers; add --encrypt-payloads to prevent it"
+            )
     elif scheme != "wss":
         remedy = "TLS prevents it" if credentials.key is None else "the network key does not prevent it, TLS does"
-        lines.append(f"what {node} and others send can be read and changed on its path: {remedy} (--tls-cert)")
+        lines.append(
+            f"attackers on the network can read and modify the messages of {node} and its peers: {remedy} (--tls-cert)"
+        )
     return lines
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a node that listens there.
+    """Return True if only this machine can reach a node that listens on ``host``.
 
     >>> [is_loopback(host) for host in ("localhost", "127.0.0.1", "::1", "0.0.0.0", "10.0.0.5", "edge.local")]
     [True, True, True, False, False, False]

@@ -1,4 +1,4 @@
-"""Ctrl+C that is not lost: from the first import of a command on, until its event loop takes over."""
+"""Handling of Ctrl+C from the first import of a command until its event loop takes over."""
 
 import signal
 import threading
@@ -7,15 +7,19 @@ _interrupted = threading.Event()
 
 
 def watch_interrupt() -> None:
-    """Note Ctrl+C, also where a shell has told its job in the background to ignore it, and raise KeyboardInterrupt."""
+    """Record Ctrl+C and raise KeyboardInterrupt for it.
+
+    This also holds for a background job, for which the shell disabled Ctrl+C.
+    """
     _interrupted.clear()
     signal.signal(signal.SIGINT, _handle_interrupt)
 
 
 def restore_interrupt() -> None:
-    """Leave Ctrl+C to Python again, whose event loop ends its task by it.
+    """Restore Python's own handling of Ctrl+C, with which an event loop ends its task.
 
-    Raises KeyboardInterrupt when it came before and was lost, as when it is raised while an import's lock is let go.
+    Raise KeyboardInterrupt if an earlier one was lost. This happens, for example, to one raised while the lock of an
+    import is released.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if _interrupted.is_set():

@@ -1,4 +1,4 @@
-"""``fedws simulate``: algorithms over a simulated fleet of devices, in virtual time."""
+"""The command ``fedws simulate``, which runs algorithms on a simulated fleet of devices in virtual time."""
 
 import argparse
 import re
@@ -14,17 +14,20 @@ if TYPE_CHECKING:
     from fedws.simulation.conditions import Conditions
 
 _NON_SETTING_FLAGS = {"algorithm", "data_dir", "run_dir", "verbose"}
-"""Flags that are no settings, neither of the fleet nor of a plan."""
+"""Flags that are settings neither of the fleet nor of a plan."""
 PEER_TIMEOUT_SECONDS = 600.0
-"""Seconds; longer than on a real network, since each sign of life would be computed."""
+"""Default timeout in seconds, longer than on a real network, since each message between peers must be computed."""
 
 
 def build_parser(prog: str) -> Parser:
-    """The command's flags. Those not given have the defaults of the plan and of the conditions."""
+    """Return the parser of the command.
+
+    Flags that are not given keep the defaults of the plan and of the conditions.
+    """
     flags = Parser(
         prog=prog,
-        description="Run algorithms over a fleet of simulated devices, in virtual time: training is real, speeds, "
-        "drop-outs and the clock are not. The same seed gives the same events.",
+        description="Run algorithms on a fleet of simulated devices in virtual time. Training is real; device speeds, "
+        "disconnections and the clock are simulated. The same seed gives the same events.",
         argument_default=argparse.SUPPRESS,
     )
     add = flags.add_argument
@@ -32,83 +35,122 @@ def build_parser(prog: str) -> Parser:
         "--algorithm",
         metavar="NAME",
         action="append",
-        help="fedavg (default), fedasync, fedbuff:buffer_size=10, ...; repeatable",
+        help="algorithm: fedavg (default), fedasync, fedbuff:buffer_size=10, ...; repeatable",
     )
-    add("--num-workers", metavar="N", type=int, help="devices (30)")
-    add("--partition", metavar="NAME", help="iid (default), dirichlet:0.5, shards:2, or digits: as alice, bob, charlie")
+    add("--num-workers", metavar="N", type=int, help="number of devices (30)")
+    add(
+        "--partition",
+        metavar="NAME",
+        help="partition: iid (default), dirichlet:0.5, shards:2, or digits, the labels of alice, bob and charlie",
+    )
     add(
         "--slowdown",
         metavar="NAME",
-        help="how slow devices are: pareto:1.5 (default), uniform:1,high=4, normal:2,sd=0.5, zipf:2",
+        help="distribution of slowdowns: pareto:1.5 (default), uniform:1,high=4, normal:2,sd=0.5, zipf:2",
     )
-    add("--seconds-per-sample", metavar="S", type=float, help="what training takes a device of slowdown 1 (0.1)")
-    add("--bandwidth", metavar="MBIT", type=float, help="of each device, each way, in Mbit/s (without bound)")
-    add("--disconnects-per-hour", metavar="RATE", type=float, help="how often a device disconnects, per hour (0)")
-    add("--mean-offline-minutes", metavar="N", type=float, help="minutes until it connects again, on average (10)")
-    add("--max-hours", metavar="H", type=float, help="virtual time after which a run ends (168)")
-    add("--target-accuracy", metavar="X", type=float, help="print the virtual time to this accuracy, as 0.9")
-    add("--stop-at-target", action="store_true", help="end a run there")
-    add("--rounds", metavar="N", type=int, help="rounds, or versions that take as many results (40)")
-    add("--evaluate-every", metavar="N", type=int, help="evaluate every N-th round, from the first, and the last (10)")
-    add("--sampler", metavar="NAME", help="which workers train in a round: all (default), random:per_round=N, ...")
+    add(
+        "--seconds-per-sample",
+        metavar="S",
+        type=float,
+        help="training time in seconds per sample of a device with slowdown 1 (0.1)",
+    )
+    add(
+        "--bandwidth",
+        metavar="MBIT",
+        type=float,
+        help="bandwidth in Mbit/s of each device in each direction (unlimited)",
+    )
+    add("--disconnects-per-hour", metavar="RATE", type=float, help="number of disconnections of a device per hour (0)")
+    add(
+        "--mean-offline-minutes",
+        metavar="N",
+        type=float,
+        help="average number of minutes until a device reconnects (10)",
+    )
+    add("--max-hours", metavar="H", type=float, help="virtual hours after which a run ends (168)")
+    add(
+        "--target-accuracy", metavar="X", type=float, help="accuracy, such as 0.9, to which the virtual time is printed"
+    )
+    add("--stop-at-target", action="store_true", help="end a run at --target-accuracy")
+    add(
+        "--rounds",
+        metavar="N",
+        type=int,
+        help="number of rounds; an asynchronous algorithm makes versions from as many results (40)",
+    )
+    add(
+        "--evaluate-every",
+        metavar="N",
+        type=int,
+        help="evaluate every N-th round from the first one on, and the last round (10)",
+    )
+    add("--sampler", metavar="NAME", help="workers that train in a round: all (default), random:per_round=N, ...")
     add(
         "--min-results",
         metavar="N",
         type=int,
-        help="results that complete a round (all; with --disconnects-per-hour, as many as are connected on average)",
+        help="number of results that complete a round (all; with --disconnects-per-hour, the average number "
+        "of connected devices)",
     )
     add(
         "--over-selection",
         metavar="P",
         type=float,
-        help="request (1 + P) times as many results, close the round with enough (0)",
+        help="request (1 + P) times as many results, and close the round when enough arrived (0)",
     )
     add(
         "--round-timeout",
         metavar="S",
         type=float,
-        help="virtual seconds after which a round closes with --min-results (none)",
+        help="virtual seconds after which a round closes if it has --min-results (none)",
     )
-    add("--aggregator", metavar="NAME", help="(mean)")
-    add("--weight-by-samples", action=argparse.BooleanOptionalAction, help="weigh workers by their samples")
-    add("--dataset", metavar="NAME", help="mnist (default), digits, fashion_mnist, cifar10 or your own")
-    add("--model", metavar="NAME", help="(the data set's own, as mnist_cnn)")
-    add("--initial-model", metavar="FILE", help="start from these weights, as model.safetensors of a run")
-    add("--loss", metavar="NAME", help="(nll)")
-    add("--optimizer", metavar="NAME", help="(sgd)")
+    add("--aggregator", metavar="NAME", help="rule that combines results (mean)")
+    add("--weight-by-samples", action=argparse.BooleanOptionalAction, help="weight workers by their number of samples")
+    add("--dataset", metavar="NAME", help="data set: mnist (default), digits, fashion_mnist, cifar10 or your own")
+    add("--model", metavar="NAME", help="model to train (the default of the data set, such as mnist_cnn)")
+    add("--initial-model", metavar="FILE", help="initial weights, such as model.safetensors of a run")
+    add("--loss", metavar="NAME", help="loss function (nll)")
+    add("--optimizer", metavar="NAME", help="optimizer (sgd)")
     add("--lr", metavar="X", type=float, help="learning rate of round 1 (0.1)")
-    add("--lr-decay", metavar="X", type=float, help="its factor after each round; 1: a constant rate (0.98)")
-    add("--batch-size", metavar="N", type=int, help="(32)")
-    add("--test-batch-size", metavar="N", type=int, help="the evaluator's (128)")
+    add(
+        "--lr-decay",
+        metavar="X",
+        type=float,
+        help="factor of the learning rate after each round; 1 keeps it constant (0.98)",
+    )
+    add("--batch-size", metavar="N", type=int, help="number of samples in a batch (32)")
+    add("--test-batch-size", metavar="N", type=int, help="batch size of the evaluator (128)")
     add(
         "--max-local-batches",
         metavar="N",
         type=int,
-        help="most batches a worker trains for a request (10, or no limit with --epochs)",
+        help="maximum number of batches that a worker trains for a request (10, or no limit with --epochs)",
     )
     add(
         "--epochs",
         metavar="N",
         type=int,
-        help="whole epochs a worker trains for a request (without it at most 10 batches)",
+        help="number of whole epochs that a worker trains for a request (without it, at most 10 batches)",
     )
-    add("--drop-last", action=argparse.BooleanOptionalAction, help="leave a short last batch of an epoch out")
+    add("--drop-last", action=argparse.BooleanOptionalAction, help="skip the last batch of an epoch if it is short")
     add(
         "--peer-timeout",
         metavar="S",
         type=float,
-        help="virtual seconds; an offline device is dialled every 1/12 of it (600)",
+        help="timeout in virtual seconds; offline devices are retried every 1/12 of it (600)",
     )
-    add("--seed", metavar="N", type=int, help="of everything (1)")
-    add("--threads", metavar="N", type=int, help="torch's threads; another number may round differently (1)")
+    add("--seed", metavar="N", type=int, help="seed of everything (1)")
+    add("--threads", metavar="N", type=int, help="number of threads of torch, which may affect rounding (1)")
     add_local_flags(flags)
-    add("--run-dir", metavar="D", help="a new or empty directory, with one within for each run (runs/<time>-simulate)")
-    add("-v", "--verbose", action="store_true", help="also print the log of each run, with the traceback of an error")
+    add(
+        "--run-dir", metavar="D", help="directory with a subdirectory for each run, new or empty (runs/<time>-simulate)"
+    )
+    add("-v", "--verbose", action="store_true", help="also print the log of each run and the tracebacks of errors")
     return flags
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Simulate one algorithm after the other, then print and draw the results."""
+    """Simulate the algorithms one after the other, then print and draw the results."""
     import os
 
     import torch
@@ -130,9 +172,9 @@ def main(arguments: argparse.Namespace) -> int:
         set_up_logging(verbose=True)
     conditions, settings = _split_settings(given)
     algorithms, workers = given.get("algorithm", ["fedavg"]), fleet.name_workers(conditions.num_workers)
-    wanted = build_plans(algorithms, settings, workers, conditions.online_fraction)
-    dataset, data_dir = wanted[0].dataset, given.get("data_dir")
-    torch.set_num_threads(wanted[0].threads)
+    plans = build_plans(algorithms, settings, workers, conditions.online_fraction)
+    dataset, data_dir = plans[0].dataset, given.get("data_dir")
+    torch.set_num_threads(plans[0].threads)
     devices = fleet.build_fleet(conditions, dataset, loading.load_dataset(dataset, data_dir, train=True))
     node = create_evaluator(
         EVALUATOR_NAME, dataset, loading.load_dataset(dataset, data_dir, train=False), threads=os.cpu_count() or 1
@@ -143,18 +185,18 @@ def main(arguments: argparse.Namespace) -> int:
     else:
         directory = create_unique_directory("simulate")
 
-    def tell(record: Record, now: float) -> None:
+    def print_evaluation(record: Record, now: float) -> None:
         if record["kind"] == "evaluation":
             accuracy = report.format_percent(record["accuracy"])
             tqdm.write(f"{report.format_clock_time(now):>10}  version {record['round']:<6} {accuracy:>9}")
 
     outcomes = []
-    for plan in wanted:
+    for plan in plans:
         print(f"{plan.algorithm}: {len(plan.workers)} devices, {plan.rounds} versions", flush=True)
         with ProgressBar(plan.rounds) as progress:
             path = _run_folder(directory, plan.algorithm)
             outcomes.append(
-                run_simulation(plan, path, devices, node, [lambda record, _: progress.update(record), tell])
+                run_simulation(plan, path, devices, node, [lambda record, _: progress.update(record), print_evaluation])
             )
         report.write_report(directory / "simulation.json", devices, outcomes)
     print("\n".join(report.format_table(outcomes, conditions.target_accuracy)))
@@ -165,7 +207,7 @@ def main(arguments: argparse.Namespace) -> int:
     failures = [outcome for outcome in outcomes if outcome.failure]
     for outcome in failures:
         log = _run_folder(directory, outcome.algorithm) / LOG_FILE
-        print(f"fedws simulate: {outcome.algorithm}: {outcome.failure}; its log is {log}", file=sys.stderr)
+        print(f"fedws simulate: {outcome.algorithm}: {outcome.failure}; see {log}", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -174,10 +216,13 @@ def _run_folder(directory: Path, algorithm: str) -> Path:
 
 
 def _split_settings(flags: dict[str, Any]) -> tuple["Conditions", dict[str, Any]]:
-    """The fleet's conditions, and the settings of the plans. Raises UsageError."""
+    """Return the conditions of the fleet and the settings of the plans.
+
+    Raise UsageError for a condition that is not valid.
+    """
     from fedws.simulation.conditions import Conditions, build_conditions
 
     conditions = build_conditions({key: value for key, value in flags.items() if key in Conditions.model_fields})
     settings = {"peer_timeout": PEER_TIMEOUT_SECONDS, "seed": conditions.seed}
-    own = _NON_SETTING_FLAGS | set(Conditions.model_fields)
-    return conditions, settings | {key: value for key, value in flags.items() if key not in own}
+    other_flags = _NON_SETTING_FLAGS | set(Conditions.model_fields)
+    return conditions, settings | {key: value for key, value in flags.items() if key not in other_flags}

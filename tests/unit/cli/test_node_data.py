@@ -62,7 +62,7 @@ def test_a_data_set_of_one_s_own_is_held_whole(dataset: str, node: str, capsys: 
     assert held.data is OWN[dataset] and held.declared_labels is None
     print_node_data(flags(node), dataset, held)
     size = len(OWN[dataset])
-    said = f"{node} holds all {size} samples; --labels or --partition would choose a part"
+    said = f"{node} holds all {size} samples; use --labels or --partition to select a part"
     assert capsys.readouterr().out.splitlines().count(said) == 1
     known = find_labels(OWN[dataset])
     declared = [] if known is None else sorted(set(known.tolist()))
@@ -95,7 +95,7 @@ def test_a_third_of_it_needs_no_labels(dataset: str) -> None:
 )
 @pytest.mark.parametrize("part", [{"partition": "dirichlet", "share": "0/2"}, {"labels": "0"}])
 def test_a_part_by_label_needs_labels(dataset: str, why: str, part: dict[str, str]) -> None:
-    text = f"^dataset {dataset} has no labels to split it by: {why}; give each sample a whole number from 0 up in an"
+    text = f"^dataset {dataset} has no class labels: {why}; add an attribute targets with one class number"
     with pytest.raises(UsageError, match=text):
         load_node_data(flags(**part), dataset)
 
@@ -134,7 +134,7 @@ def test_without_labels_the_reason_is_printed(dataset: str, line: str, capsys: p
 
 
 def test_a_data_set_that_ships_is_split_as_before() -> None:
-    with pytest.raises(UsageError, match=r"^which samples does dora hold\? Only alice, bob, charlie have digits"):
+    with pytest.raises(UsageError, match=r"^dora has no default labels, unlike alice, bob, charlie; "):
         load_node_data(flags(), "digits")
     held = load_node_data(flags("bob"), "digits")
     found = find_labels(held.data)

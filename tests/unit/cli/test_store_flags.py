@@ -42,10 +42,19 @@ def test_every_node_has_a_setting_of_its_own(command: str, flags: str, setting: 
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        ("--body-store-min-mb 1", "--body-store-min-mb needs --body-store, the store that they go through"),
-        (f"--body-store {URL} --body-store-min-mb -0.5", "--body-store-min-mb -0.5: a number of MB, at least 0"),
-        (f"--body-store {URL} --body-store-min-mb inf", "--body-store-min-mb inf: a number of MB, at least 0"),
-        (f"--body-store {URL} --body-store-min-mb nan", "--body-store-min-mb nan: a number of MB, at least 0"),
+        ("--body-store-min-mb 1", "--body-store-min-mb requires --body-store"),
+        (
+            f"--body-store {URL} --body-store-min-mb -0.5",
+            "--body-store-min-mb: expected a size in MB of at least 0, got -0.5",
+        ),
+        (
+            f"--body-store {URL} --body-store-min-mb inf",
+            "--body-store-min-mb: expected a size in MB of at least 0, got inf",
+        ),
+        (
+            f"--body-store {URL} --body-store-min-mb nan",
+            "--body-store-min-mb: expected a size in MB of at least 0, got nan",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_told(command: str, flags: str, text: str) -> None:
