@@ -1,1 +1,1 @@
-"""Runnable figures, each a ratio to a floor or a peer that is run in turn with it: ``python -m benchmarks``."""
+"""Benchmarks of fedws, run with ``python -m benchmarks``; each figure is a ratio to a floor or a peer."""

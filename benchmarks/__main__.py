@@ -1,9 +1,13 @@
-"""``python -m benchmarks [NAME ...]``: run these benchmarks, or nearly all; see each one's own file.
+"""Command line of the benchmarks: ``python -m benchmarks [NAME ...]``.
 
-checkpoint, secure and start are what these cost; devices and reach compare the ways to reach a device; round and floor
-compare with bare websockets and plain PyTorch; memory counts bytes; curve shows accuracies; stragglers and
-stragglers-real what asynchronous strategies gain; mistnet shows what its cuts and encodings cost, takes up to two
-hours, and runs only by its name.
+Without names, all benchmarks run except mistnet. The module of each one describes what it measures:
+
+- checkpoint, secure and start measure the cost of checkpoints, of authentication with TLS, and of a start.
+- devices and reach compare the ways to reach a device.
+- round and floor compare fedws with bare websockets and with plain PyTorch.
+- memory measures the coordinator's memory, and curve the accuracy of the demo.
+- stragglers and stragglers-real measure what asynchronous algorithms gain.
+- mistnet measures what the cuts and encodings of MistNet cost. It takes up to two hours.
 """
 
 import argparse
@@ -32,28 +36,32 @@ BENCHMARKS = {
     "stragglers-real": "simulation.straggler_time_on_links",
     "mistnet": "mistnet.accuracy_and_cost",
 }
-"""The module of each benchmark, under its name on the command line."""
+"""Module of each benchmark, by its name on the command line."""
 BY_NAME_ONLY = {"mistnet"}
-"""Benchmarks that run only when they are named."""
+"""Benchmarks that run only if they are named."""
 
 
 def main() -> int:
-    """Run what is named, one after another."""
+    """Run the chosen benchmarks one after another, and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}; none: all but mistnet")
-    parser.add_argument("--pairs", type=int, help="how many pairs of runs (each benchmark has its own default)")
-    parser.add_argument("--data-dir", help="folder that holds the data sets; else $FEDWS_DATA")
-    parser.add_argument("--quick", action="store_true", help="short runs, to see that it works; no figures")
-    parser.add_argument("--full", action="store_true", help="mistnet: the paper's nets; wants a GPU")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"benchmarks to run: {', '.join(BENCHMARKS)} (all but mistnet)"
+    )
+    parser.add_argument("--pairs", type=int, help="number of pairs of runs (each benchmark has its own default)")
+    parser.add_argument("--data-dir", help="directory of the data sets (default: $FEDWS_DATA, or the user's cache)")
+    parser.add_argument(
+        "--quick", action="store_true", help="short runs that test a benchmark; their figures mean nothing"
+    )
+    parser.add_argument("--full", action="store_true", help="mistnet: use the models of the paper (slow without a GPU)")
     given = parser.parse_args()
     for name in given.names:
         if name not in BENCHMARKS:
-            parser.error(f"there is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
+            parser.error(f"unknown benchmark {name!r}; choose from {', '.join(BENCHMARKS)}")
     if given.pairs is not None and given.pairs < 1:
-        parser.error("--pairs must be at least 1")
-    signal.signal(signal.SIGTERM, _end)  # so that the processes of a benchmark end with it
+        parser.error(f"--pairs: expected at least 1, got {given.pairs}")
+    signal.signal(signal.SIGTERM, _end)  # an exception, so that the benchmark ends its processes
     settings = Settings(resolve_data_dir(given.data_dir), given.pairs, given.quick, given.full)
     print(f"{psutil.cpu_count()} cores, {platform.machine()}, {platform.system()}, Python {platform.python_version()}")
     failed = 0
@@ -65,7 +73,7 @@ def main() -> int:
             print(f"\n{name} failed: {error}", file=sys.stderr)
             failed = 1
         except KeyboardInterrupt:
-            print("\nstopped; every process has been ended", file=sys.stderr)
+            print("\ninterrupted; all processes are ended", file=sys.stderr)
             return 130
     return failed
 

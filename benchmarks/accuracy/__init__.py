@@ -1,1 +1,1 @@
-"""Accuracies of whole jobs."""
+"""Benchmarks of the accuracy of whole jobs."""

@@ -1,1 +1,1 @@
-"""What all benchmarks share: processes, machine load, paired runs, tables."""
+"""Parts that all benchmarks share: processes, machine load, paired runs and tables."""

@@ -1,4 +1,4 @@
-"""The product's side: the two scripts as a user starts them, on free ports of the loopback."""
+"""Jobs of fedws, started with the two scripts as a user starts them, on free ports of the loopback interface."""
 
 import json
 import socket
@@ -13,11 +13,11 @@ from fedws.protocol.messages import DEFAULT_COORDINATOR_ID
 WORKERS = ("alice", "bob", "charlie")
 EVALUATOR = "testing"
 PATIENCE = 120.0
-"""Seconds that a start may take."""
+"""Timeout of a start in seconds."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on just now."""
+    """Return ``count`` ports of the loopback interface on which no process listens at the moment."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [server.getsockname()[1] for server in sockets]
     for server in sockets:
@@ -26,13 +26,14 @@ def free_ports(count: int) -> list[int]:
 
 
 class Job:
-    """Worker processes, an evaluator if one is wanted, and a coordinator; made when all workers serve.
+    """Worker processes, optionally an evaluator, and a coordinator.
 
-    Each script sets torch's threads itself: one in workers and coordinator, one for each core in the evaluator.
-    ``flags`` are given to every process, ``coordinator_flags`` to the coordinator alone. ``tls`` is a folder with a CA
-    and certificates of all nodes, as :mod:`fedws.security.certificates` makes them; without one, links are not
-    encrypted. With ``join_last`` the nodes are not dialled: they join there, where the coordinator listens, be it at a
-    broker.
+    All nodes serve when the constructor returns. :meth:`coordinate` starts the coordinator. Each script sets torch's
+    number of threads itself: one in workers and coordinator, one per core in the evaluator.
+
+    ``flags`` apply to every process, ``coordinator_flags`` only to the coordinator. ``tls`` is a folder with a CA and
+    the certificates of all nodes, as :mod:`fedws.security.certificates` creates them; links are not encrypted without
+    it. With ``join``, the nodes dial out to that URL of a coordinator or a broker, and the coordinator listens there.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Job:
         self._coordinator_flags = list(coordinator_flags)
 
     def coordinate(self) -> Child:
-        """Start the coordinator."""
+        """Start the coordinator, and return its process."""
         workers = [name if self._join else f"{name}={url}" for name, url in self.addresses.items() if name != EVALUATOR]
         scoring = "none"
         if EVALUATOR in self.addresses:
@@ -86,10 +87,10 @@ class Job:
 
     @property
     def run_dir(self) -> Path:
-        """Where the coordinator leaves its results."""
+        """Return the run directory of the coordinator."""
         return Path(self._folder.name) / "run"
 
     def records(self, kind: str) -> list[dict[str, Any]]:
-        """The lines of one kind of the run's ``metrics.jsonl``, in order."""
+        """Return the records of one kind from the run's ``metrics.jsonl``, in order."""
         lines = (self.run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         return [record for record in map(json.loads, lines) if record["kind"] == kind]

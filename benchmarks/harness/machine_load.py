@@ -1,7 +1,8 @@
-"""How busy others keep this machine while a benchmark runs: Linux only, from ``/proc/stat``.
+"""Load of this machine by other processes during a benchmark, from ``/proc/stat`` of Linux.
 
-The cores used by others are the machine's busy time less the time of this process and everything it started. On
-kernels that account for interrupts apart (``CONFIG_IRQ_TIME_ACCOUNTING``), traffic over the loopback counts as others'.
+The load is the machine's busy time, less the time of this process and of everything it started. Some kernels account
+for interrupts separately (``CONFIG_IRQ_TIME_ACCOUNTING``). There, the traffic over the loopback interface counts as
+load by others.
 """
 
 import os
@@ -15,22 +16,24 @@ from benchmarks.harness.pairs import DISTURBED, Run
 
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 LOOK = 0.5
-"""Seconds of the look before a run."""
+"""Time in seconds for which the load is measured before a run."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Clocks at one moment."""
+    """The clocks at one moment."""
 
     at: float
     busy: float
-    """CPU seconds of the whole machine."""
+    """CPU time of the whole machine in seconds."""
     own: float
-    """CPU seconds of this process, its descendants, and those of them that have ended."""
+    """CPU time in seconds of this process and its descendants, including those that have ended."""
 
 
 def busy(stat: str) -> float:
-    """CPU seconds of all cores from the text of ``/proc/stat``: all but idle time, waiting, and guests counted twice.
+    """Return the CPU time of all cores in seconds, from the text of ``/proc/stat``.
+
+    It leaves out idle time and waiting for I/O. The kernel counts guests twice, so their own fields are left out, too.
 
     >>> busy("cpu  100 10 50 9000 400 0 30 10 0 0")  # in hundredths
     2.0
@@ -40,25 +43,28 @@ def busy(stat: str) -> float:
 
 
 def own() -> float:
-    """CPU seconds of this process's tree. Ended processes count once they have been waited for."""
+    """Return the CPU time in seconds of this process and its descendants.
+
+    An ended process counts once its parent has waited for it.
+    """
     total = 0.0
     here = psutil.Process()
     for process in [here, *here.children(recursive=True)]:
         try:
             spent = process.cpu_times()
-        except psutil.NoSuchProcess:  # ended meanwhile: with its parent's children from now on
+        except psutil.NoSuchProcess:  # it has ended, so its time is in its parent's children
             continue
         total += spent.user + spent.system + spent.children_user + spent.children_system
     return total
 
 
 def reading() -> Reading:
-    """The clocks now."""
+    """Read the clocks, and return them."""
     return Reading(time.monotonic(), busy(Path("/proc/stat").read_text()), own())
 
 
 def others(first: Reading, last: Reading) -> float:
-    """Cores that others used between two readings, on average; never below none.
+    """Return the average number of cores that other processes used between two readings, at least 0.
 
     >>> others(Reading(0, 10, 0), Reading(10, 24, 11))
     0.3
@@ -67,9 +73,10 @@ def others(first: Reading, last: Reading) -> float:
 
 
 class Watch:
-    """Watches others over a run: made before it (a short look), begun and ended with it.
+    """A measurement of the load by other processes over one run.
 
-    The load is printed before and after each run, so that nobody has to trust the table alone.
+    The constructor measures the load before the run. The load is printed before and after each run, so that readers of
+    the figures can check every run.
     """
 
     def __init__(self, what: str) -> None:
@@ -78,16 +85,16 @@ class Watch:
         time.sleep(LOOK)
         self.before = others(first, reading())
         self._first = reading()
-        print(f"  {what}: others use {self.before:.2f} cores before it", end="", flush=True)
+        print(f"  {what}: others used {self.before:.2f} cores before it", end="", flush=True)
 
     def begin(self) -> None:
-        """The part that is measured begins now; without this, it began with the look's end."""
+        """Start the measured part here, instead of at the end of the constructor."""
         self._first = reading()
 
     def end(self, seconds: float | None = None) -> Run:
-        """The measured part is over; ``seconds`` where something else timed it."""
+        """End the measured part, and return the run; ``seconds`` replaces its duration if something else timed it."""
         last = reading()
         load = others(self._first, last)
         run = Run(last.at - self._first.at if seconds is None else seconds, load, self.before)
-        print(f", {load:.2f} over it ({run.seconds:.3f} s){' DISTURBED' if load > DISTURBED else ''}", flush=True)
+        print(f", {load:.2f} during it ({run.seconds:.3f} s){' DISTURBED' if load > DISTURBED else ''}", flush=True)
         return run

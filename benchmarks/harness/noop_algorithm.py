@@ -1,6 +1,6 @@
-"""A plugin for the overhead of a round: an algorithm that trains nothing, and a model of 100 MB.
+"""A plugin for the overhead of a round: an algorithm without training, and a model of 100 MB.
 
---plugin benchmarks/harness/noop_algorithm.py --algorithm noop --model big_100mb
+Flags: --plugin benchmarks/harness/noop_algorithm.py --algorithm noop --model big_100mb
 """
 
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from fedws.training.task_context import TaskContext
 
 
 @register("task", "noop.fit", releases="update")
-def fit(order: TaskRequest, workspace: TaskContext) -> TaskResult:
-    """Give back the order's tensors, untouched."""
+def fit(request: TaskRequest, context: TaskContext) -> TaskResult:
+    """Return the request's tensors unchanged."""
     return TaskResult(
-        request_id=order.request_id,
-        worker=workspace.node,
-        round=order.round,
-        num_examples=len(workspace.data),
-        tensors=order.tensors,
+        request_id=request.request_id,
+        worker=context.node,
+        round=request.round,
+        num_examples=len(context.data),
+        tensors=request.tensors,
     )
 
 
@@ -35,27 +35,30 @@ class Noop:
     training: TrainSettings
 
     def configure(self, model: Tensors, worker: str, round_number: int) -> TaskSpec:
-        """The model, and nothing to do with it."""
+        """Return the task that sends ``model`` to a worker and back."""
         return TaskSpec("noop.fit", self.training.for_round(round_number).model_dump(), model)
 
-    def server_update(self, model: Tensors, aggregated: Tensors, round_number: int) -> Tensors:
-        """The mean is the next model."""
-        return aggregated
+    def server_update(self, model: Tensors, aggregate: Tensors, round_number: int) -> Tensors:
+        """Return the mean of the workers' models as the next model."""
+        return aggregate
 
-    def worker_model(self, model: Tensors, report: TaskResult) -> Tensors:
-        """What the worker sent back."""
-        return report.tensors
+    def worker_model(self, model: Tensors, result: TaskResult) -> Tensors:
+        """Return the model that the worker sent back."""
+        return result.tensors
 
 
 @register("model", "big_100mb")
 class Big(torch.nn.Module):
-    """25,000,000 float32 parameters, 100,000,000 bytes, in five tensors; made in no time and never trained."""
+    """A model of 25,000,000 float32 parameters (100,000,000 bytes) in five tensors.
+
+    It is built quickly, and never trained.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        # Real pages: zeros would all be one page, which stays in the cache.
+        # Not zeros: the kernel maps them all to one page, which stays in the CPU's cache.
         self.parts = torch.nn.ParameterList([torch.full((2_500, 2_000), 0.5) for _ in range(5)])
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Nothing; there only because a module has one."""
+        """Return ``inputs``; no benchmark calls this method."""
         return inputs

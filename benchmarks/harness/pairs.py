@@ -1,50 +1,50 @@
-"""Two things run in turn, and what their ratio says: pure, no clocks."""
+"""Paired runs and statistics of their ratios; the functions are pure and read no clock."""
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 DISTURBED = 0.15
-"""Cores used by other processes above which a run counts as disturbed."""
+"""Number of cores used by other processes above which a run counts as disturbed."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of one side."""
+    """One timed run of fedws, or of what it is compared with."""
 
     seconds: float
     others: float
-    """Cores that other processes used over the run, on average."""
+    """Average number of cores that other processes used during the run."""
     before: float = 0.0
-    """The same, over a short look just before the run."""
+    """Average number of cores that other processes used shortly before the run."""
 
     @property
     def disturbed(self) -> bool:
-        """Whether others used so much that the figure is in doubt."""
+        """Return whether other processes used so much CPU time that the figure is doubtful."""
         return self.others > DISTURBED
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A run and the floor or peer that was run right after it."""
+    """A run of fedws, and the run of a floor or a peer right after it."""
 
     ours: Run
     theirs: Run
 
     @property
     def ratio(self) -> float:
-        """Our seconds over theirs."""
+        """Return our seconds divided by theirs."""
         return self.ours.seconds / self.theirs.seconds
 
     @property
     def disturbed(self) -> bool:
-        """Whether either run was."""
+        """Return whether either run was disturbed."""
         return self.ours.disturbed or self.theirs.disturbed
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Ratios of pairs in three numbers."""
+    """The number of some ratios, with their median, minimum and maximum."""
 
     pairs: int
     median: float
@@ -53,7 +53,7 @@ class Summary:
 
     @classmethod
     def of(cls, ratios: Sequence[float]) -> "Summary | None":
-        """The summary of some ratios; None when there are none.
+        """Return the summary of ``ratios``, or None if it is empty.
 
         >>> Summary.of([1.2, 1.0, 1.1])
         Summary(pairs=3, median=1.1, low=1.0, high=1.2)
@@ -67,21 +67,25 @@ class Summary:
 
 
 def summaries(pairs: Sequence[Pair]) -> tuple[Summary | None, Summary | None]:
-    """The summary of all pairs, and that of the undisturbed ones."""
+    """Return the summary of all pairs, and that of the undisturbed pairs."""
     return Summary.of([pair.ratio for pair in pairs]), Summary.of([p.ratio for p in pairs if not p.disturbed])
 
 
 def added(pairs: Sequence[Pair]) -> float:
-    """By how many seconds ours took longer than theirs, as the median of all pairs."""
+    """Return by how many seconds our runs took longer than theirs, as the median of all pairs."""
     return statistics.median(pair.ours.seconds - pair.theirs.seconds for pair in pairs)
 
 
 def verdict(pairs: Sequence[Pair], target: float | None = None) -> list[str]:
-    """What the pairs say, in lines; the target is held against the undisturbed pairs, or all where none is."""
+    """Return the lines that summarise the pairs.
+
+    The median of the undisturbed pairs is compared with ``target``. If all pairs are disturbed, the median of all is
+    compared with it.
+    """
     everything, quiet = summaries(pairs)
     if everything is None:
         return ["no pairs"]
-    lines = [f"ratio, all pairs:         {everything}", f"ratio, undisturbed pairs: {quiet or 'there are none'}"]
+    lines = [f"ratio, all pairs:         {everything}", f"ratio, undisturbed pairs: {quiet or 'none'}"]
     if target is not None:
         judged = quiet or everything
         how = "within" if judged.median <= target else "above"

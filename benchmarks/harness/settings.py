@@ -1,4 +1,4 @@
-"""What the command line says, for all benchmarks."""
+"""Settings of the command line that all benchmarks share."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,10 @@ class Settings:
     data_dir: Path
     pairs: int | None = None
     quick: bool = False
-    """One pair of short runs: to see that a benchmark works, not for a figure."""
+    """True for one pair of short runs, which tests a benchmark but gives no figure."""
     full: bool = False
-    """Nets as large as those that were published."""
+    """True for models as large as the published ones."""
 
     def pairs_or(self, usual: int) -> int:
-        """How many pairs to run, where a benchmark usually runs ``usual``."""
+        """Return the number of pairs to run, which is ``usual`` unless a flag changes it."""
         return self.pairs or (1 if self.quick else usual)

@@ -6,7 +6,9 @@ from benchmarks.harness.pairs import Pair, Run, verdict
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns set under each other: the first to the left, the rest to the right; floats with three decimals.
+    """Return a table whose first column is aligned left, and the others right.
+
+    Floats have three decimals.
 
     >>> print(table(["what", "s"], [["echo", 0.4], ["sockets", 12]]))
     what         s
@@ -26,7 +28,7 @@ def _cells(line: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 
 def ratios(ours: str, theirs: str, pairs: Sequence[Pair], target: float | None = None) -> str:
-    """The table of some pairs, with the load of others beside each run, and what they say."""
+    """Return a table of the pairs with the load by others at each run, and the lines that summarise them."""
     rows = [
         [
             f"{number}",

@@ -1,6 +1,6 @@
-"""A plugin for the cost of checkpoints: a coordinator that stores none.
+"""A plugin for the cost of checkpoints: it makes a coordinator store none.
 
---plugin benchmarks/harness/without_checkpoints.py
+Flag: --plugin benchmarks/harness/without_checkpoints.py
 """
 
 from typing import Any
@@ -14,4 +14,4 @@ def save(self: Checkpoints, number: int, state: Any, extra: Json) -> None:
     """Store nothing."""
 
 
-patch.object(Checkpoints, "save", save).start()  # for as long as the process lives; fails where there is no such method
+patch.object(Checkpoints, "save", save).start()  # until the process ends; it fails if the method does not exist

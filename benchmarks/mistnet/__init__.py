@@ -1,1 +1,1 @@
-"""Accuracy, privacy and cost of MistNet."""
+"""Benchmarks of the accuracy, privacy and cost of MistNet."""

@@ -1,6 +1,6 @@
-"""Bytes of MistNet and of FedAvg on real links, by the run's own records and by the kernel's count.
+"""The bytes of MistNet and of FedAvg on real links, from the run's own records and from the kernel's count.
 
-Neither trains for long, since that does not show in the bytes: a single epoch, and a batch a round.
+The runs are short, because training does not change the bytes: one epoch for MistNet, and one batch a round for FedAvg.
 """
 
 import json
@@ -15,11 +15,14 @@ from benchmarks.network.round_overhead import Traffic, loopback
 
 PLUGIN = "benchmarks/mistnet/plugin.py"
 LIMIT = 3600.0
-"""Seconds that one run may take."""
+"""Timeout of one run in seconds."""
 
 
 def both(case: TrainingCase, rounds: int) -> tuple[Traffic, Traffic]:
-    """One upload of every worker, as the case has it; then so many rounds of FedAvg with the same workers."""
+    """Return the traffic of MistNet and of FedAvg with the same workers.
+
+    MistNet is the case's upload of every worker, and FedAvg has ``rounds`` rounds.
+    """
     gathered = [
         "--split-at",
         case.cut,
@@ -34,7 +37,7 @@ def both(case: TrainingCase, rounds: int) -> tuple[Traffic, Traffic]:
     shared = ["--dataset", case.dataset, "--plugin", PLUGIN]
     with Crew() as crew, tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
         policy, nodes = Path(folder) / "policy.toml", {}
-        policy.write_text("max_uploads = 99\n", encoding="utf-8")  # of all cases, which share the nodes' audit logs
+        policy.write_text("max_uploads = 99\n", encoding="utf-8")  # all cases share the audit logs, which count uploads
         for number, name in enumerate(WORKERS):
             share = ["--partition", case.partition, "--share", f"{number}/{len(WORKERS)}"]
             place = ["--host", "127.0.0.1", "--port", "0", "--data-dir", case.data_dir, "--policy", str(policy)]

@@ -1,9 +1,12 @@
-"""What a worker has to bear: ``python -m benchmarks.mistnet.device_cost extract|train CASE SAMPLES``.
+"""The load of one request on a worker: ``python -m benchmarks.mistnet.device_cost extract|train CASE SAMPLES``.
 
-A worker with so many samples carries out one order: to extract and encode their features, or to train the whole model
-on them for an epoch. The samples are noise: neither time nor memory depends on what they show, and no memory is left
-over from reading files. Prints ``seconds`` of that order, and in bytes ``ready``, the memory of the process before it,
-and ``peak``, the most during it. Linux only: the kernel is told to forget earlier peaks.
+The worker has SAMPLES samples. It extracts and encodes their features, or trains the whole model on them for an epoch.
+The samples are noise, because time and memory do not depend on their content. Reading files would leave memory
+allocated.
+
+The program prints ``seconds`` of the request, and two sizes in bytes: ``ready``, the memory of the process before the
+request, and ``peak``, its peak memory during the request. It runs on Linux only, because it resets the kernel's record
+of the peak.
 """
 
 import json
@@ -27,34 +30,37 @@ from fedws.split_learning import pretrained_file
 from fedws.training import model_building
 
 
-def ask(what: str, case: TrainingCase, model: Tensors, classes: int) -> TaskSpec:
-    """What a coordinator would ask."""
+def build_task(what: str, case: TrainingCase, model: Tensors, classes: int) -> TaskSpec:
+    """Return the task that a coordinator requests."""
     if what == "train":
         return FedAvg(case.training).configure(model, WORKERS[0], 1)
-    wanted: TaskSpec = case.algorithm.configure_extraction(model, {}, classes, send=True)
-    return wanted
+    task: TaskSpec = case.algorithm.configure_extraction(model, {}, classes, send=True)
+    return task
 
 
-def bear(what: str, case: TrainingCase, samples: int) -> tuple[float, int, int]:
-    """Seconds, and bytes before and at the peak. Raises RuntimeError when the order fails."""
+def measure_request(what: str, case: TrainingCase, samples: int) -> tuple[float, int, int]:
+    """Carry out the request; return its seconds, and the memory in bytes before it and at its peak.
+
+    Raise RuntimeError if the request fails.
+    """
     pixels = torch.randint(256, (samples, 3, 32, 32), dtype=torch.uint8)
     data = ImageDataset(pixels, torch.randint(10, (samples,)), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     worker = Worker(WORKERS[0], case.dataset, data)
     worker.start_run(RunClaim("benchmark"))
     found = pretrained_file.load_pretrained(Path(case.pretrained))
-    wanted = ask(what, case, found.model, found.info.num_classes)
-    model_building.build_model(case.model, 1)  # what it imports is there before it is measured
-    order = TaskRequest(
+    task = build_task(what, case, found.model, found.info.num_classes)
+    model_building.build_model(case.model, 1)  # so that its imports do not count
+    request = TaskRequest(
         request_id="1/w1",
         worker=WORKERS[0],
         round=1,
-        task=wanted.task,
-        settings=wanted.settings,
-        tensors=wanted.tensors,
+        task=task.task,
+        settings=task.settings,
+        tensors=task.tensors,
     )
     Path("/proc/self/clear_refs").write_text("5")
     ready, begun = psutil.Process().memory_info().rss, time.monotonic()
-    answer = worker.execute(order)
+    answer = worker.execute(request)
     seconds = time.monotonic() - begun
     if isinstance(answer, TaskFailure):
         raise RuntimeError(answer.reason)
@@ -63,5 +69,5 @@ def bear(what: str, case: TrainingCase, samples: int) -> tuple[float, int, int]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    spent, before, most = bear(sys.argv[1], TrainingCase(**json.loads(sys.argv[2])), int(sys.argv[3]))
+    spent, before, most = measure_request(sys.argv[1], TrainingCase(**json.loads(sys.argv[2])), int(sys.argv[3]))
     print(f"seconds {spent:.2f} ready {before} peak {most}")

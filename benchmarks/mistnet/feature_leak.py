@@ -1,4 +1,4 @@
-"""What can be seen again of the pictures whose features were sent: ``fedws attack features``, beside the paper's."""
+"""Reconstruction of pictures from their features by ``fedws attack features``, beside the paper's figures."""
 
 import re
 import tempfile
@@ -14,14 +14,17 @@ PAPER = (
     ("block 2", ".211", ".306", ".453", ".515", ".690"),
     ("block 3", ".165", ".170", ".205", ".206", ".303"),
 )
-"""SSIM of the paper's inversion of ResNet-18's features, by the block after which it is cut."""
+"""SSIM of the paper's inversion of ResNet-18's features, by the block after which the model is cut."""
 _LINE = re.compile(r"(\S+) +(\w+) +(none|[\d.]+) +\d+ +(?:none|[\d.e+]+) +([\d.-]+) +[\d.-]+ +([\d.-]+) +[\d.-]+ +\w+")
 
 
 def attacked(
     model: str, pretrained: str, data_dir: Path, cuts: Sequence[str], *, quick: bool
 ) -> dict[tuple[str, str], tuple[float, float]]:
-    """Attack bits with noise, bits and floats at each cut: median SSIM and PSNR by the cut and the encoding's text."""
+    """Attack bits with noise, bits and floats at each cut.
+
+    Return the median SSIM and PSNR (in dB) by the cut and the text of the encoding.
+    """
     what = ["--dataset", "cifar10_private", "--plugin", PLUGIN, "--data-dir", str(data_dir), "--model", model]
     effort = ["--steps", "5", "--num-starts", "1", "--num-images", "2"] if quick else []
     with Crew() as crew, tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
@@ -33,7 +36,7 @@ def attacked(
 
 
 def parsed(line: str) -> tuple[tuple[str, str], tuple[float, float]]:
-    """What a line of the attack's table says.
+    """Return the cut, the encoding, the SSIM and the PSNR of one line of the attack's table.
 
     >>> parsed("features.9  bits            0.5   12288     6144  0.352 0.466   14.0  15.4  mse")
     (('features.9', 'bits:epsilon=0.5'), (0.352, 14.0))
@@ -47,6 +50,6 @@ def parsed(line: str) -> tuple[tuple[str, str], tuple[float, float]]:
 
 
 def paper() -> str:
-    """What it is to be held against."""
-    head = "the paper's SSIM, of ResNet-18 on CIFAR-10:"
+    """Return the table of the paper's figures, for comparison."""
+    head = "SSIM of the paper, ResNet-18 on CIFAR-10:"
     return f"{head}\n{table(['cut after', '0.5', '1', '2', 'bits', 'floats'], PAPER)}"

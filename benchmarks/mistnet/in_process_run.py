@@ -1,4 +1,4 @@
-"""A run in this process: any strategy with its workers, one order after the other, without links and without a log."""
+"""A run in this process: any scheduler with its workers, one request at a time, without links and without a log."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -18,20 +18,21 @@ from fedws.training.base import Task
 
 
 def run(
-    strategy: Scheduler[Any], workers: Mapping[str, Worker], initial: Tensors, own: Mapping[str, Task], folder: Path
+    scheduler: Scheduler[Any], workers: Mapping[str, Worker], initial: Tensors, own: Mapping[str, Task], folder: Path
 ) -> Tensors:
-    """The model that comes of it; features are stored in ``folder``. Raises RuntimeError when an order fails.
+    """Run ``scheduler`` to its end, and return the resulting model.
 
-    ``own`` are the tasks of the coordinator's own node.
+    ``own`` has the tasks of the coordinator's own node. Features are stored in ``folder``. Raise RuntimeError if a
+    request or the run fails.
     """
     for worker in workers.values():
         worker.start_run(RunClaim("benchmark"))
     store = FeatureStore(folder)
-    state, orders = strategy.start(initial, {name: _declared(worker) for name, worker in workers.items()})
-    waiting = deque(orders)
+    state, requests = scheduler.start(initial, {name: _declared(worker) for name, worker in workers.items()})
+    waiting = deque(requests)
     while waiting:
-        order = waiting.popleft()
-        if order.worker == DEFAULT_COORDINATOR_ID:
+        request = waiting.popleft()
+        if request.worker == DEFAULT_COORDINATOR_ID:
             node = Worker(
                 DEFAULT_COORDINATOR_ID,
                 "features",
@@ -41,21 +42,21 @@ def run(
                 policy=Policy(min_samples=0),
             )
         else:
-            node = workers[order.worker]
-        answer = node.execute(order)
+            node = workers[request.worker]
+        answer = node.execute(request)
         if isinstance(answer, TaskFailure):
-            raise RuntimeError(f"{order.task} failed on {order.worker}: {answer.reason}")
-        if isinstance(strategy, CollectThenTrainScheduler) and (place := strategy.spool(state, answer)) is not None:
+            raise RuntimeError(f"{request.task} failed on {request.worker}: {answer.reason}")
+        if isinstance(scheduler, CollectThenTrainScheduler) and (place := scheduler.spool(state, answer)) is not None:
             store.save_chunk(*place, answer.tensors)
-        state, orders = strategy.react(state, answer)
-        waiting.extend(orders)
-    if strategy.failure(state):
-        raise RuntimeError(strategy.failure(state))
-    return strategy.model(state)
+        state, requests = scheduler.react(state, answer)
+        waiting.extend(requests)
+    if scheduler.failure(state):
+        raise RuntimeError(scheduler.failure(state))
+    return scheduler.model(state)
 
 
 def _declared(worker: Worker) -> int:
-    """How many samples a worker declares."""
+    """Return the number of samples that a worker declares."""
     welcome = worker.handle_hello(Hello(run="benchmark", node=worker.node, protocol=PROTOCOL_VERSION))
     assert isinstance(welcome, Welcome)
     return welcome.num_examples

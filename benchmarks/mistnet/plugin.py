@@ -1,6 +1,6 @@
-"""A plugin for the figures of MistNet: CIFAR-10 in a public and a private part, and nets to cut.
+"""A plugin for the benchmark of MistNet: CIFAR-10 in a public and a private part, and models to cut.
 
---plugin benchmarks/mistnet/plugin.py --dataset cifar10_private --model small_vgg
+Flags: --plugin benchmarks/mistnet/plugin.py --dataset cifar10_private --model small_vgg
 """
 
 from pathlib import Path
@@ -19,19 +19,19 @@ from fedws.data.samples import ImageDataset
 from fedws.split_learning import communication_cost
 
 PRIVATE = 40_000
-"""Samples of the training batches 1 to 4; those of batch 5 are public."""
+"""Number of samples in the training batches 1 to 4; the samples of batch 5 are public."""
 Samples = Annotated[int, Field(ge=1)]
 
 
 @register("dataset", "cifar10_private")
 def private(root: Path, train: bool, *, samples: Samples = PRIVATE) -> Dataset:
-    """CIFAR-10's training batches 1 to 4, or the test batch; at most the first ``samples`` of it."""
+    """Return the first ``samples`` images of CIFAR-10's training batches 1 to 4, or of the test batch."""
     return _part(root, train, slice(0, min(samples, PRIVATE)))
 
 
 @register("dataset", "cifar10_public")
 def public(root: Path, train: bool, *, samples: Samples = PRIVATE) -> Dataset:
-    """Training batch 5, or the test batch; at most the first ``samples`` of it."""
+    """Return the first ``samples`` images of CIFAR-10's training batch 5, or of the test batch."""
     first = PRIVATE if train else 0
     return _part(root, train, slice(first, first + samples))
 
@@ -39,19 +39,23 @@ def public(root: Path, train: bool, *, samples: Samples = PRIVATE) -> Dataset:
 def _part(root: Path, train: bool, which: slice) -> ImageDataset:
     whole = Cifar10(root, train)
     mean, std = tuple(whole.mean.flatten().tolist()), tuple(whole.std.flatten().tolist())
-    return ImageDataset(whole.pixels[which].clone(), whole.targets[which].clone(), mean, std)  # not the whole in memory
+    # Copies, so that the rest of the data set does not stay in memory.
+    return ImageDataset(whole.pixels[which].clone(), whole.targets[which].clone(), mean, std)
 
 
 @register("dataset", "noise")
 def noise(root: Path, train: bool, *, samples: Samples = PRIVATE) -> Dataset:
-    """Images [3, 32, 32] of chance, and labels of chance."""
+    """Return random images [3, 32, 32] with random labels."""
     draw = torch.Generator().manual_seed(1)
     pixels = torch.randint(256, (samples, 3, 32, 32), dtype=torch.uint8, generator=draw)
     return ImageDataset(pixels, torch.randint(10, (samples,), generator=draw), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 class Classifier(nn.Module):
-    """Images [n, 3, 32, 32] to log-probabilities of ten classes [n, 10], by ``features`` and one linear layer."""
+    """A classifier of images [n, 3, 32, 32] into ten classes.
+
+    It consists of ``features`` and one linear layer. Its outputs are log-probabilities [n, 10].
+    """
 
     def __init__(self, features: nn.Module, outputs: int) -> None:
         super().__init__()
@@ -59,14 +63,14 @@ class Classifier(nn.Module):
         self.classifier = nn.Linear(outputs, 10)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities."""
+        """Return the log-probabilities of ``images``."""
         features = self.features(images.to(memory_format=torch.channels_last))  # a third faster on CPUs
         return functional.log_softmax(self.classifier(features.flatten(1)), dim=1)
 
 
 @register("model", "small_vgg")
 def small_vgg() -> nn.Module:
-    """A VGG of seven convolutions with batch norm."""
+    """Build a VGG of seven convolutions with batch norm."""
     from torchvision.models.vgg import make_layers
 
     layout: list[str | int] = [24, 24, "M", 48, 48, "M", 96, 96, "M", 128, "M"]
@@ -75,20 +79,23 @@ def small_vgg() -> nn.Module:
 
 @register("model", "cifar_vgg16")
 def cifar_vgg16() -> nn.Module:
-    """The paper's VGG-16."""
+    """Build the paper's VGG-16."""
     return Classifier(communication_cost.build_cifar_vgg16(batch_norm=True).get_submodule("features"), 512)
 
 
 @register("model", "cifar_resnet18")
 def cifar_resnet18() -> nn.Module:
-    """The paper's ResNet-18."""
+    """Build the paper's ResNet-18."""
     module = communication_cost.build_cifar_resnet18()
     module.fc = nn.Sequential(module.get_submodule("fc"), nn.LogSoftmax(dim=1))
     return module
 
 
 def multiply_adds(module: nn.Module) -> int:
-    """Of a forward pass over one image [3, 32, 32]; those of convolutions and linear layers."""
+    """Return the number of multiply-adds of a forward pass over one image [3, 32, 32].
+
+    Only those of convolutions and linear layers count.
+    """
     with FlopCounterMode(display=False) as counter:
         module.eval()(torch.zeros(1, 3, 32, 32))
     return int(counter.get_total_flops()) // 2

@@ -1,7 +1,8 @@
-"""One figure of the MistNet benchmark, in a process of its own: ``python -m benchmarks.mistnet.training_case CASE``.
+"""One figure of the MistNet benchmark, in its own process: ``python -m benchmarks.mistnet.training_case CASE``.
 
-Training is the product's: its strategies, tasks and stores, without links between them. Every case begins with the
-same weights, pretrained on the public part. Prints ``accuracy`` on the test set, and ``seconds`` without the start.
+Training uses the schedulers, tasks and stores of fedws, without links between them. Every case starts from the same
+weights, pretrained on the public part. The program prints ``accuracy`` on the test set (0 to 1), and ``seconds``
+without the start of the process.
 """
 
 import json
@@ -39,33 +40,36 @@ from fedws.updates.aggregators.mean import MeanAggregator
 
 WORKERS = ("w1", "w2", "w3", "w4")
 SKEWED = "shards:2"
-"""Two of eight shards, sorted by label, for each worker: three or four of ten labels."""
+"""Partition that gives each worker two of eight shards sorted by label, so three or four of ten labels."""
 _ALL = Policy(encodings=("*",), labels="clear")
 
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """A model, its data and the way of training it; an instance is one row of the table."""
+    """A model, its data and the way to train it, which is one row of the table."""
 
     way: Literal["centralised", "fedavg", "mistnet"]
     model: str
     dataset: str
-    """The private part."""
+    """Name of the data set with the private samples."""
     data_dir: str
     pretrained: str
     epochs: int
-    """Of MistNet's head, or of the whole model: over all private samples; FedAvg's are rounds."""
+    """Number of epochs over all private samples.
+
+    MistNet trains the head, and the other ways train the whole model. For FedAvg, it is the number of rounds.
+    """
     cut: str = ""
     encoding: str = ""
-    """With its epsilon."""
+    """Encoding with its epsilon."""
     label_epsilon: float | None = None
-    """None: labels in clear."""
+    """Epsilon of the labels; None for clear labels."""
     partition: str = "iid"
     cuda: bool = False
 
     @property
     def training(self) -> TrainSettings:
-        """The same for every way."""
+        """Return the settings of training, which are the same for every way."""
         return TrainSettings(
             model=self.model,
             optimizer="sgd:momentum=0.9,weight_decay=0.0005",
@@ -79,7 +83,7 @@ class TrainingCase:
 
     @property
     def algorithm(self) -> Any:
-        """MistNet with the settings of this case."""
+        """Return MistNet with the settings of this case."""
         return MistNet(
             self.training,
             split_at=self.cut,
@@ -90,12 +94,12 @@ class TrainingCase:
         )
 
     def text(self) -> str:
-        """For a command line."""
+        """Return the case as JSON, for a command line."""
         return json.dumps(asdict(self))
 
 
 def parts(data: Dataset, partition: str) -> list[Dataset]:
-    """The share of each worker."""
+    """Split ``data`` among the workers, and return their shares."""
     targets = find_labels(data)
     assert targets is not None
     dealt = build_piece("partition", partition, targets.numpy(), len(WORKERS))
@@ -128,7 +132,10 @@ def trained(case: TrainingCase, data: Dataset, model: Tensors) -> Tensors:
 
 
 def accuracy(case: TrainingCase, test: Dataset, model: Tensors) -> float:
-    """On the test set, from 0 to 1; MistNet's features pass through the encoding without noise."""
+    """Return the accuracy of ``model`` on the test set, from 0 to 1.
+
+    MistNet's features pass through the encoding without noise.
+    """
     settings = EvalSettings(model=case.model, loss=case.training.loss, dataset=case.dataset, cuda=case.cuda)
     if case.way == "mistnet":
         settings = case.algorithm.configure_evaluation(settings)
@@ -139,7 +146,7 @@ def accuracy(case: TrainingCase, test: Dataset, model: Tensors) -> float:
 
 
 def main(case: TrainingCase) -> None:
-    """Load, train, score."""
+    """Load the data and the model, train, and print the accuracy and the time."""
     data, test = (loading.load_dataset(case.dataset, case.data_dir, train) for train in (True, False))
     model = pretrained_file.load_pretrained(Path(case.pretrained)).model
     begun = time.monotonic()
@@ -148,6 +155,6 @@ def main(case: TrainingCase) -> None:
 
 
 if __name__ == "__main__":
-    assert plugin.PRIVATE  # imported for what it registers
+    assert plugin.PRIVATE  # imported because it registers the data sets and models
     torch.set_num_threads(1)
     main(TrainingCase(**json.loads(sys.argv[1])))

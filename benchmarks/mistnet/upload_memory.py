@@ -1,4 +1,4 @@
-"""The coordinator's memory over the size of what a worker uploads: plain floats, since those are large soon."""
+"""The coordinator's memory by the size of a worker's upload, with floats, which are the largest encoding."""
 
 import tempfile
 from pathlib import Path
@@ -8,12 +8,15 @@ from benchmarks.harness.processes import Crew
 from benchmarks.mistnet.bytes_sent import LIMIT, PLUGIN
 
 CUT, RECORD = "features.2", 24 * 32 * 32 * 4
-"""Where ``small_vgg`` is cut, and the bytes of a record's features there."""
+"""Split point of ``small_vgg``, and size in bytes of a record's features there."""
 RECORDS = (600, 6_000)
 
 
 def peaks(pretrained: str, counts: tuple[int, ...] = RECORDS) -> list[int]:
-    """The coordinator's peak memory in bytes, from its start until all records of one worker have arrived."""
+    """Return the coordinator's peak memory in bytes for each number of records.
+
+    It is measured from the coordinator's start until all records of one worker are uploaded.
+    """
     return [_peak(pretrained, count) for count in counts]
 
 
@@ -29,5 +32,5 @@ def _peak(pretrained: str, records: int) -> int:
         gathered = ["--split-at", CUT, "--encoding", "floats", "--pretrained", pretrained, "--server-epochs", "1"]
         strategy = ["--algorithm", "mistnet:labels=clear", *gathered, "--run-dir", str(Path(folder) / "run")]
         child = crew.start("coordinator", "run_websocket_client.py", *links, *strategy)
-        child.wait_for("Training begins", LIMIT)
+        child.wait_for("Training started", LIMIT)
         return child.peak

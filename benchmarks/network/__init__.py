@@ -1,1 +1,1 @@
-"""Time, bytes and memory of links, rounds and the coordinator."""
+"""Benchmarks of time, bytes and memory of links, rounds and the coordinator."""

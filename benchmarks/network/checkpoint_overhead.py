@@ -1,13 +1,14 @@
-"""The cost of a checkpoint in every round: three workers that train nothing, with and without.
+"""The cost of a checkpoint in every round, with three workers that train nothing.
 
-As in :mod:`benchmarks.network.round_overhead` a round is: send the model to three workers, get it back from them,
-average; of each run the median counts, without the first round. Without checkpoints
-(:mod:`benchmarks.harness.without_checkpoints`) ``Checkpoints.save`` does nothing, and everything else is the same. The
-next orders go out before a checkpoint is written, so a part of its time is also that of sending; a worker that trains
-would hide all of it.
+In a round, the coordinator sends the model to three workers, receives it from them, and averages it, as in
+:mod:`benchmarks.network.round_overhead`. The figure of a run is the median of its rounds, without the first. In a run
+without checkpoints (:mod:`benchmarks.harness.without_checkpoints`), ``Checkpoints.save`` does nothing; everything else
+is the same. The coordinator sends the next requests before it writes a checkpoint. Writing and sending therefore
+overlap in part, and a worker that trains would hide all of the time.
 
-Beside it stands one save alone, in this process, against writing as many bytes to the same disk and waiting for it
-(``fsync``), which is its floor. Both depend on the disk; the run directories are where Python's temporary files are.
+A second table compares one save in this process with its floor. The floor writes as many bytes to the same disk and
+waits for it (``fsync``). Both figures depend on the disk. The run directories are in Python's directory of temporary
+files.
 """
 
 import os
@@ -46,20 +47,20 @@ def main(settings: Settings) -> None:
         print(ratios("with", "without", pairs))
         print(f"a checkpoint adds {1000 * added(pairs):.1f} ms to a round that trains nothing (median of {len(pairs)})")
         print()
-        print("beside it: one save alone, against a file of as many bytes and fsync")
+        print("for comparison: one save alone, against a file of as many bytes and fsync")
         print(ratios("save", "file", alone))
         print()
 
 
 def run(data_dir: Path, model: Model, rounds: int, what: str, flags: list[str]) -> Run:
-    """One job: its median seconds a round."""
+    """Run one job, and return its median seconds a round."""
     watch = Watch(what)
     with Crew() as crew:
         return measured(idle(crew, data_dir, model, rounds, coordinator_flags=flags), rounds, watch)
 
 
 def one_save(size: int, what: str) -> Pair:
-    """Save a model of that size, then write a file of as many bytes: the median of some each."""
+    """Save a model of ``size`` bytes, then write as large a file; return the median of several of each."""
     state = {f"part{number}": torch.full((size // 20,), 0.5) for number in range(5)}
     data = bytes(memoryview(torch.cat(list(state.values())).numpy()))  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
@@ -71,7 +72,7 @@ def one_save(size: int, what: str) -> Pair:
 
 
 def timed(work: Callable[[int], None], what: str) -> Run:
-    """The median seconds of a few calls, after one that does not count."""
+    """Return the median seconds of :data:`SAVES` calls, after one call that does not count."""
     watch, seconds = Watch(what), []
     for number in range(SAVES + 1):
         begun = time.perf_counter()

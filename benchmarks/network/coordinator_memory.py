@@ -1,14 +1,15 @@
-"""The coordinator's memory over the number of workers: 10 to 1,000, the 1.7 MB model, the mean.
+"""The coordinator's memory by the number of workers: 10 to 1,000, with the 1.7 MB model and the mean.
 
-Measured is the growth of a process's peak (VmHWM) over the rounds, from the moment before the first one:
+The figure is the growth of a process's peak memory (VmHWM) over the rounds, measured from the start of the first one:
 
-- strategy: the strategy alone (:mod:`benchmarks.simulation.scheduler_memory`), with reports made one at a time;
-- in turn: a coordinator as a whole, ``run_websocket_client.py``, with its links, queue, record and checkpoints. Its
-  workers train nothing and answer at random moments, 25 a second on average, which is what two cores can bear;
-- at once: the same, when all answer as soon as they can: the worst case, in which reports wait for their turn.
+- scheduler: only the scheduler (:mod:`benchmarks.simulation.scheduler_memory`), with results that are made one at a
+  time.
+- in turn: a whole coordinator, ``run_websocket_client.py``, with its links, queue, record and checkpoints. Its workers
+  train nothing and answer at random moments. The average rate is 25 answers a second, which two cores can process.
+- at once: the same, but all workers answer as soon as they can. This is the worst case, in which results queue up.
 
 The workers are websocket servers in four other processes (:mod:`benchmarks.network.idle_workers`), whose memory does
-not count. A slope is the least squares' of growth over workers, in bytes a worker.
+not count. A slope is a least-squares fit of the growth to the number of workers, in bytes per worker.
 """
 
 import tempfile
@@ -23,12 +24,12 @@ from benchmarks.harness.tables import table
 
 COUNTS, ROUNDS, HOSTS = (10, 100, 300, 1000), 4, 4
 APART = 0.04
-"""Seconds between two answers, on average, of workers that answer in turn."""
+"""Average time in seconds between two answers of workers that answer in turn."""
 LIMIT = 900.0
-"""Seconds that one run may take."""
+"""Timeout of one run in seconds."""
 MODEL_BYTES = 1_724_320
 FLAT = 0.05
-"""Of a model, a worker: at most so much is flat, since no tensor can be in it."""
+"""Largest flat slope as a part of a model per worker; it is too small to contain a tensor."""
 
 
 def main(settings: Settings) -> None:
@@ -36,7 +37,7 @@ def main(settings: Settings) -> None:
     counts, rounds = ((10, 30), 3) if settings.quick else (COUNTS, ROUNDS)
     print(f"memory: growth of the coordinator's peak over {rounds - 1} rounds of mnist_cnn, {MODEL_BYTES:,} bytes")
     grown = {
-        "strategy": [strategy(count, rounds - 1) for count in counts],
+        "scheduler": [scheduler(count, rounds - 1) for count in counts],
         "in turn": [coordinator(count, rounds, APART) for count in counts],
         "at once": [coordinator(count, rounds, 0) for count in counts],
     }
@@ -47,7 +48,7 @@ def main(settings: Settings) -> None:
 
 
 def verdict(counts: tuple[int, ...], sizes: list[int]) -> str:
-    """The slope in words.
+    """Return a description of the slope, compared with its target.
 
     >>> verdict((10, 20), [0, 1_724_320])
     '172,432 bytes a worker, 0.1000 of a model; target: at most 0.05; above it'
@@ -57,8 +58,8 @@ def verdict(counts: tuple[int, ...], sizes: list[int]) -> str:
     return f"{slope:,.0f} bytes a worker, {slope / MODEL_BYTES:.4f} of a model; target: at most {FLAT}; {within} it"
 
 
-def strategy(count: int, rounds: int) -> int:
-    """By how many bytes the peak of the strategy's process grew."""
+def scheduler(count: int, rounds: int) -> int:
+    """Return the growth in bytes of the peak memory of the scheduler's process."""
     with Crew() as crew:
         child = crew.start("feed", "-m", "benchmarks.simulation.scheduler_memory", str(count), str(rounds))
         child.finish(LIMIT)
@@ -67,7 +68,7 @@ def strategy(count: int, rounds: int) -> int:
 
 
 def coordinator(count: int, rounds: int, apart: float) -> int:
-    """By how many bytes the peak of a coordinator's process grew, up to the beginning of the last round."""
+    """Return the growth in bytes of a coordinator's peak memory, up to the start of the last round."""
     watch = Watch(f"{count:4} workers, {'in turn' if apart else 'at once'}")
     with Crew() as crew, tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
         workers = serve(crew, count, count * apart)
@@ -84,14 +85,17 @@ def coordinator(count: int, rounds: int, apart: float) -> int:
         child.wait_for(f"Training round 1/{rounds}", PATIENCE)
         watch.begin()
         before = child.peak
-        child.wait_for(f"Training round {rounds}/{rounds}", LIMIT)  # what comes after the last round does not count
+        child.wait_for(f"Training round {rounds}/{rounds}", LIMIT)  # what follows the last round does not count
         after = child.peak
         watch.end()
         return after - before
 
 
 def serve(crew: Crew, count: int, seconds: float, join: str = "") -> list[str]:
-    """Start so many workers, which join at a URL if one is given; gives ``ID=URL`` of each."""
+    """Start ``count`` workers, and return ``ID=URL`` of each.
+
+    They dial out to the URL ``join`` if it is given. Each answers within ``seconds``, at a random moment.
+    """
     each = -(-count // HOSTS)
     hosts: list[Child] = []
     for first in range(1, count + 1, each):
@@ -108,5 +112,5 @@ def serve(crew: Crew, count: int, seconds: float, join: str = "") -> list[str]:
             )
         )
     for host in hosts:
-        host.wait_for("all are served", PATIENCE)
+        host.wait_for("all workers are serving", PATIENCE)
     return [found[1] for host in hosts for _, found in host.matches(r"worker (\S+)")]

@@ -1,10 +1,10 @@
-"""Many workers in one process, which train nothing.
+"""Many workers in one process, which train nothing, as peers of a coordinator.
 
 ``python -m benchmarks.network.idle_workers FIRST COUNT SECONDS [URL]`` starts them.
 
-They are there so that a coordinator has somebody to talk to. An order is answered at a random moment of the given
-seconds after it came; 0 is at once. Each prints ``worker ID=URL`` when it serves: the one that is given, which is where
-it joins, or one of its own.
+A worker answers a request at a random moment within SECONDS after it arrives, or immediately if SECONDS is 0. With URL,
+the workers dial out to that URL; otherwise each serves at a URL of its own. Each worker prints ``worker ID=URL`` when
+it is ready.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from fedws import ImageDataset, TaskContext, TaskRequest, TaskResult, Worker, jo
 
 
 async def crowd(first: int, count: int, seconds: float, url: str = "") -> None:
-    """Serve so many workers on free ports of the loopback, or have them join at ``url``, until ended."""
+    """Serve ``count`` workers on free ports of the loopback interface, or dial out to ``url``, until it is ended."""
 
-    def answer(order: TaskRequest, workspace: TaskContext) -> TaskResult:
+    def answer(request: TaskRequest, context: TaskContext) -> TaskResult:
         time.sleep(random.uniform(0, seconds))
-        return fit(order, workspace)
+        return fit(request, context)
 
     data = ImageDataset(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), (0.0,), (1.0,))
     async with contextlib.AsyncExitStack() as stack:
@@ -33,7 +33,7 @@ async def crowd(first: int, count: int, seconds: float, url: str = "") -> None:
             worker = Worker(f"w{number:04}", "mnist", data, tasks={"noop.fit": answer})
             there = join_run(worker, url) if url else serve(worker, "ws://127.0.0.1:0")
             print("worker", f"{worker.node}={await stack.enter_async_context(there)}")
-        print("all are served", flush=True)
+        print("all workers are serving", flush=True)
         await asyncio.Event().wait()
 
 

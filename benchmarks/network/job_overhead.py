@@ -1,9 +1,11 @@
-"""Near the floor: the 40-round MNIST job over websockets against plain PyTorch in three processes.
+"""The 40-round MNIST job over websockets, compared with its floor: plain PyTorch in three processes.
 
-Both sides train 10 batches of 32 on three workers in each round and score 20 models on the 10,000 test images, with one
-thread a process. Start-up is left out on both sides and printed apart: our time runs from the line "Training round 1"
-(all workers are linked) to the line of the last score; the floor's from the barrier after its set-up to its last score.
-The floor (:mod:`benchmarks.network.plain_pytorch`) has all images normalised beforehand and scores while processes wait
+On both sides, three workers train 10 batches of 32 in each round, and 20 models are evaluated on the 10,000 test
+images. Each process that trains has one thread. Start-up does not count on either side, and is printed separately. Our
+time runs from the line "Training round 1", when all workers are connected, to the line of the last evaluation. The time
+of the floor runs from the barrier after its set-up to its last evaluation.
+
+The floor (:mod:`benchmarks.network.plain_pytorch`) normalises all images in advance. It evaluates while processes wait
 for each other, which was the faster of its two schedules.
 """
 
@@ -18,7 +20,7 @@ from benchmarks.harness.tables import ratios, table
 
 TARGET = 1.10
 LIMIT = 400.0
-"""Seconds that one run may take."""
+"""Timeout of one run in seconds."""
 SCORE = r"Average loss: .*Accuracy: (\d+)/"
 
 
@@ -26,7 +28,7 @@ def main(settings: Settings) -> None:
     """Run the pairs and print them."""
     rounds = 11 if settings.quick else 40
     models = 4 * len({*range(1, rounds + 1, 10), rounds})
-    print(f"floor: {rounds} rounds of MNIST on three workers, {models} scorings; ours against plain PyTorch")
+    print(f"floor: {rounds} rounds of MNIST on three workers, {models} evaluations; ours against plain PyTorch")
     pairs, starts = [], []
     for number in range(1, settings.pairs_or(5) + 1):
         ours, our_start, our_score = product(settings.data_dir, rounds, models, f"pair {number}, ours ")
@@ -35,12 +37,12 @@ def main(settings: Settings) -> None:
         starts.append([f"{number}", our_start, plain_start, our_score, plain_score])
     print(ratios("ours", "floor", pairs, TARGET))
     print()
-    print("start-up, not in the figures above, and how many of 10,000 the last federated model gets right")
-    print(table(["pair", "ours s", "floor s", "ours right", "floor right"], starts))
+    print("start-up, not in the figures above, and correct predictions of the last federated model (of 10,000)")
+    print(table(["pair", "ours s", "floor s", "ours correct", "floor correct"], starts))
 
 
 def product(data_dir: Path, rounds: int, models: int, what: str) -> tuple[Run, float, int]:
-    """One job of ours: its run, the seconds before it, and what its last model gets right."""
+    """Run one job of fedws; return its run, the seconds of its start, and the last model's correct predictions."""
     watch = Watch(what)
     with Crew() as crew:
         flags = [] if rounds == 40 else ["--rounds", str(rounds)]
@@ -51,14 +53,14 @@ def product(data_dir: Path, rounds: int, models: int, what: str) -> tuple[Run, f
         client.finish(LIMIT)
         scores = client.matches(SCORE)
         if len(scores) != models:
-            raise RuntimeError(client.complaint(f"printed {len(scores)} scores, not {models}"))
+            raise RuntimeError(client.describe_failure(f"printed {len(scores)} scores, expected {models}"))
         last, right = scores[-1]
         run = watch.end(last - begun)
         return run, begun - next(iter(job.nodes.values())).started, int(right[1])
 
 
 def floor(data_dir: Path, rounds: int, models: int, what: str) -> tuple[Run, float, int]:
-    """The same of the floor."""
+    """Run the floor; return its run, the seconds of its start, and the last model's correct predictions."""
     watch = Watch(what)
     with Crew() as crew:
         child: Child = crew.start(

@@ -1,10 +1,12 @@
-"""Two hundred devices and one coordinator: dialled, over one broker, and over it sealed.
+"""One coordinator with two hundred devices: over direct links, over a broker, and over a broker with encryption.
 
-The devices are workers in four processes that train nothing and answer at once
-(:mod:`benchmarks.network.idle_workers`), the model is the one of 1.7 MB; so a round is to send 345 MB and to get as
-much back, through one process, and over a broker twice. Printed are the seconds of a round (median, without the first),
-whether all answered every round, and the peak memory (VmHWM) of the coordinator when all are linked and in the end, and
-of the broker.
+The devices are workers in four processes that train nothing and answer immediately
+(:mod:`benchmarks.network.idle_workers`). The model has 1.7 MB. In a round, one process therefore sends 345 MB and
+receives as much; over a broker, the bytes cross the loopback interface twice.
+
+The table contains the seconds of a round (median, without the first) and of the slowest one, and the number of results.
+It also contains peak memory (VmHWM): of the coordinator when all devices are connected and at the end, and of the
+broker.
 """
 
 import json
@@ -25,7 +27,7 @@ WAYS = ("dialled", "mqtt", "sealed")
 
 
 def main(settings: Settings) -> None:
-    """One run of each way."""
+    """Measure one run of each way to reach the devices, and print a table."""
     count, rounds = (20, 3) if settings.quick else (COUNT, ROUNDS)
     print(f"devices: {count} devices that train nothing, mnist_cnn, {MODEL_BYTES:,} bytes, {rounds} rounds")
     rows = [run(way, count, rounds) for way in WAYS]
@@ -34,7 +36,7 @@ def main(settings: Settings) -> None:
 
 
 def run(name: str, count: int, rounds: int) -> list[object]:
-    """The line of one way."""
+    """Run the job over one way, and return its row of the table."""
     watch = Watch(f"{count} devices, {name:7}")
     with Crew() as crew, tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
         way = ready(name, crew)

@@ -1,11 +1,14 @@
-"""The floor of the MNIST job: plain PyTorch in three processes of one thread, no fedws and no network.
+"""The floor of the MNIST job: plain PyTorch in three processes of one thread, without fedws and a network.
 
-Each process holds a worker's digits, normalised beforehand, and trains its rounds in place in shared memory; process 0
-averages behind a barrier. The 20 scorings are cut into batches of 128 that any process takes from one counter. Two
-schedules: ``after`` scores all that is due right after a round that is evaluated; ``fill`` scores while waiting for the
-others to finish a round, and what is left at the end. Run as ``python -m benchmarks.network.plain_pytorch DATA``, it
-prints "ready" when every process is set up, "score I CORRECT" for each scoring, and "done SECONDS" for all rounds with
-scores.
+Each process holds the digits of one worker, normalised in advance. It trains its rounds in place, in shared memory.
+Process 0 computes the mean between two barriers. The 20 evaluations are split into batches of 128, which the processes
+take from one counter. There are two schedules:
+
+- ``after``: the processes evaluate right after each round whose models are to be evaluated.
+- ``fill``: a process evaluates while it waits for the others to finish a round, and the rest follows at the end.
+
+``python -m benchmarks.network.plain_pytorch DATA`` runs it. It prints "ready" when every process is set up, "score
+INDEX CORRECT" for each evaluation, and "done SECONDS" with the time of all rounds and evaluations.
 """
 
 import argparse
@@ -26,14 +29,14 @@ PATIENCE = 600.0
 
 
 class Shared(NamedTuple):
-    """What the processes share."""
+    """The data that the processes share."""
 
-    workers: torch.Tensor  # [3, parameters]: each process trains in its row
+    workers: torch.Tensor  # [3, parameters]: process K trains in row K
     federated: torch.Tensor  # [parameters]
-    scored: torch.Tensor  # [evaluations, 4, parameters]: the models to score, three workers' and their mean
-    correct: torch.Tensor  # [3, evaluations * 4]: counted by each process on its own
-    finished: torch.Tensor  # [3]: the last round that each has trained
-    next: torch.Tensor  # []: the next piece of a scoring that nobody has taken
+    scored: torch.Tensor  # [evaluations, 4, parameters]: models to evaluate, of three workers and their mean
+    correct: torch.Tensor  # [3, evaluations * 4]: correct predictions that each process counts
+    finished: torch.Tensor  # [3]: last round that each process has trained
+    next: torch.Tensor  # [1]: index of the next batch of the evaluations that no process has taken
     lock: Lock
     barrier: Barrier
 
@@ -53,7 +56,10 @@ class Net(torch.nn.Module):
             parameter.data = piece.view_as(parameter)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities, in the memory layout that fedws' model uses: without it this took twice the time."""
+        """Return the log-probabilities of images.
+
+        The memory layout is the one of fedws' model; without it, this took twice the time.
+        """
         x = x.to(memory_format=torch.channels_last)
         x = functional.max_pool2d(functional.relu(self.conv1(x)), 2)
         x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
@@ -61,7 +67,7 @@ class Net(torch.nn.Module):
 
 
 def read(folder: Path, name: str) -> torch.Tensor:
-    """The bytes of an idx file, plain or gzipped, in its shape."""
+    """Return the content of an IDX file, plain or compressed with gzip, as a tensor of its shape."""
     path = folder / "MNIST" / "raw" / name
     data = bytearray(path.read_bytes() if path.exists() else gzip.decompress(Path(f"{path}.gz").read_bytes()))
     shape = [int.from_bytes(data[4 * i + 4 : 4 * i + 8]) for i in range(data[3])]
@@ -69,13 +75,13 @@ def read(folder: Path, name: str) -> torch.Tensor:
 
 
 def load(folder: Path, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalised images and labels."""
+    """Return the normalised images and the labels of one part of the data set."""
     images = read(folder, f"{kind}-images-idx3-ubyte").unsqueeze(1).float().div_(255).sub_(0.1307).div_(0.3081)
     return images, read(folder, f"{kind}-labels-idx1-ubyte").long()
 
 
 class Scorer:
-    """Takes pieces of scorings, one batch each, and counts what is right."""
+    """A part of the evaluations: it takes one batch at a time, and counts correct predictions."""
 
     def __init__(self, mine: int, shared: Shared, folder: Path) -> None:
         self.mine, self.shared = mine, shared
@@ -84,7 +90,7 @@ class Scorer:
 
     @torch.inference_mode()
     def score(self, due: int) -> bool:
-        """Score one piece of the first ``due`` models; false when there is none left."""
+        """Evaluate one batch of the first ``due`` models; return False if all their batches are taken."""
         with self.shared.lock:
             piece = int(self.shared.next)
             if piece >= due * PIECES:
@@ -102,7 +108,7 @@ class Scorer:
 
 
 def work(mine: int, folder: Path, rounds: int, fill: bool, shared: Shared) -> None:
-    """One of the three processes."""
+    """Run one of the three processes."""
     torch.set_num_threads(1)
     torch.manual_seed(mine)
     images, labels = load(folder, "train")
@@ -111,7 +117,7 @@ def work(mine: int, folder: Path, rounds: int, fill: bool, shared: Shared) -> No
     net = Net(shared.workers[mine])
     scorer = Scorer(mine, shared, folder)
     lr, evaluations = 0.1, 0
-    for count in (BATCH, SCORE_BATCH):  # the first call of each size sets up kernels
+    for count in (BATCH, SCORE_BATCH):  # the first call with each batch size sets up kernels
         functional.nll_loss(net(images[:count]), labels[:count]).backward()
     shared.barrier.wait(PATIENCE)
     begun = time.monotonic()
@@ -148,11 +154,11 @@ def work(mine: int, folder: Path, rounds: int, fill: bool, shared: Shared) -> No
 
 
 def main() -> None:
-    """Run the three processes: this one and two that it starts."""
+    """Start two further processes, and run the three."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.network.plain_pytorch")
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--schedule", choices=["after", "fill"], default="fill")
+    parser.add_argument("data", type=Path, help="directory of the data sets")
+    parser.add_argument("--rounds", type=int, default=40, help="number of rounds (40)")
+    parser.add_argument("--schedule", choices=["after", "fill"], default="fill", help="time of the evaluations (fill)")
     given = parser.parse_args()
     torch.manual_seed(1)
     start = Net().flat

@@ -1,10 +1,11 @@
-"""The overhead of a round: three workers that train nothing, against the same bytes echoed by bare ``websockets``.
+"""The overhead of a round: three workers that train nothing, against the same bytes over bare ``websockets``.
 
-The product runs with :mod:`benchmarks.harness.noop_algorithm`, so a round is: send the model to three workers, get it
-back from them, average. Its seconds are those of its own ``round`` records; of each run the median counts, and the
-first round is left out on every side. The peer (:mod:`benchmarks.network.websocket_echo`) sends the same bytes in 1 MiB
-fragments between four processes. Plain blocking sockets (:mod:`benchmarks.network.socket_echo`) stand beside, as the
-floor of any transport in Python.
+fedws runs with :mod:`benchmarks.harness.noop_algorithm`. In a round, the coordinator sends the model to three workers,
+receives it from them, and averages it. The seconds of a round are those of its ``round`` record. The figure of a run is
+the median of its rounds; the first round does not count on any side. The peer
+(:mod:`benchmarks.network.websocket_echo`) sends the same bytes in fragments of 1 MiB between four processes. A second
+table compares fedws with plain blocking sockets (:mod:`benchmarks.network.socket_echo`), which are the floor of any
+transport in Python.
 """
 
 import re
@@ -25,15 +26,15 @@ from benchmarks.network import socket_echo, websocket_echo
 
 TARGET, TARGET_BYTES = 1.5, 1.002
 LIMIT = 240.0
-"""Seconds that one run may take."""
+"""Timeout of one run in seconds."""
 FLOWER = """\
-Flower 1.41 on two cores, published figures, not measured here: 1.7 MB 6.3 s and 100 MB 9.8 s a round in its
-deployment, 0.035 s and 3.7 s in its old single-process server."""
+Flower 1.41 on two cores, published figures that this benchmark does not measure: 6.3 s a round with 1.7 MB and 9.8 s
+with 100 MB in its deployment; 0.035 s and 3.7 s in its old single-process server."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the benchmark."""
+    """A model of the benchmark, with its size in bytes and its usual number of rounds."""
 
     name: str
     size: int
@@ -45,17 +46,20 @@ MODELS = (Model("mnist_cnn", 1_724_320, 20), Model("big_100mb", 100_000_000, 5))
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes of one run over both directions of all links, by two independent counts."""
+    """Traffic of one run in both directions of all links, by two independent counts."""
 
     recorded: int
-    """What the run's own records say."""
+    """Number of bytes in the records of the run."""
     loopback: int
-    """What the kernel counted on the loopback meanwhile: an upper bound, with all headers and anybody's traffic."""
+    """Number of bytes that the kernel counted on the loopback interface during the run.
+
+    It is an upper bound, because it includes all headers and the traffic of other programs.
+    """
     packets: int
 
     @property
     def payload(self) -> int:
-        """The loopback's bytes without IPv4 and TCP headers (52 bytes with time stamps)."""
+        """Return the bytes on the loopback interface without IPv4 and TCP headers (52 bytes with timestamps)."""
         return self.loopback - 52 * self.packets
 
 
@@ -74,19 +78,19 @@ def main(settings: Settings) -> None:
             carried.append(traffic)
         print(ratios("ours", "echo", pairs, TARGET))
         print()
-        print("beside it: plain blocking sockets")
+        print("for comparison: plain blocking sockets")
         print(ratios("ours", "sockets", plain))
         print()
         print(traffics(carried, 2 * len(WORKERS) * model.size * rounds))
         print()
-        print("peak memory of each process in the last run (VmHWM), when it was ready for round 1 and in the end")
+        print("peak memory of each process in the last run (VmHWM), when it was ready for round 1 and at the end")
         print(table(["process", "ready MB", "end MB"], peaks))
         print()
     print(FLOWER)
 
 
 def product(data_dir: Path, model: Model, rounds: int, what: str) -> tuple[Run, Traffic, list[list[str]]]:
-    """One job of ours: seconds a round, its traffic, and the table of peak memory."""
+    """Run one job of fedws; return its median seconds a round, its traffic, and the rows of peak memory."""
     watch = Watch(what)
     with Crew() as crew:
         job = idle(crew, data_dir, model, rounds)
@@ -118,14 +122,14 @@ def idle(
     tls: Path | None = None,
     join: str = "",
 ) -> Job:
-    """A job whose workers train nothing; flags, ``tls`` and ``join`` as of :class:`benchmarks.harness.job.Job`."""
+    """Start a job whose workers train nothing; the parameters are those of :class:`benchmarks.harness.job.Job`."""
     choice = ["--algorithm", "noop", "--model", model.name, "--rounds", str(rounds), *coordinator_flags]
     plugin = ["--plugin", "benchmarks/harness/noop_algorithm.py", *flags]
     return Job(crew, data_dir, evaluator=False, flags=plugin, coordinator_flags=choice, tls=tls, join=join)
 
 
 def measured(job: Job, rounds: int, watch: Watch) -> Run:
-    """Coordinate a job: its median seconds a round, without the first."""
+    """Coordinate a job, and return its median seconds a round, without the first."""
     client = job.coordinate()
     client.wait_for(f"Training round 1/{rounds}", PATIENCE)
     watch.begin()
@@ -134,15 +138,15 @@ def measured(job: Job, rounds: int, watch: Watch) -> Run:
 
 
 def all_rounds(job: Job, client: Child, rounds: int) -> list[dict[str, Any]]:
-    """The records of a job's rounds. Raises RuntimeError when there are more or fewer."""
+    """Return the records of the job's rounds; raise RuntimeError if there are more or fewer than ``rounds``."""
     records = job.records("round")
     if len(records) != rounds:
-        raise RuntimeError(client.complaint(f"recorded {len(records)} rounds, not {rounds}"))
+        raise RuntimeError(client.describe_failure(f"recorded {len(records)} rounds, expected {rounds}"))
     return records
 
 
 def measure_echo(peer: ModuleType, size: int, rounds: int, what: str) -> Run:
-    """One run of a peer's processes: its median seconds a round."""
+    """Run the processes of an echo program, and return its median seconds a round, without the first."""
     watch = Watch(what)
     with Crew() as crew:
         servers = [crew.start("echo worker", "-m", peer.__name__, "serve") for _ in WORKERS]
@@ -155,15 +159,18 @@ def measure_echo(peer: ModuleType, size: int, rounds: int, what: str) -> Run:
 
 
 def loopback() -> tuple[int, int]:
-    """Bytes and packets that the loopback has carried so far, as the kernel counts them."""
+    """Return the bytes and packets that the kernel has counted on the loopback interface so far."""
     fields = re.search(r"^\s*lo:(.*)$", Path("/proc/net/dev").read_text(), re.MULTILINE)
-    assert fields is not None, "there is no loopback here"
+    assert fields is not None, "loopback interface lo not found in /proc/net/dev"
     numbers = fields[1].split()
     return int(numbers[0]), int(numbers[1])
 
 
 def traffics(carried: list[Traffic], model_bytes: int) -> str:
-    """The table of bytes over 2 x workers x model bytes x rounds."""
+    """Return the table of bytes, each divided by ``model_bytes``.
+
+    ``model_bytes`` is 2 x workers x bytes of the model x rounds.
+    """
     rows = [
         [f"{number}", *(f"{count / model_bytes:.5f}" for count in (t.recorded, t.payload, t.loopback))]
         for number, t in enumerate(carried, 1)

@@ -1,14 +1,13 @@
-"""The cost of authentication and of TLS: three workers that train nothing, in three variants in turn.
+"""The cost of authentication and of TLS: three variants in turn, with three workers that train nothing.
 
 The variants are ``--insecure`` over ``ws://``, the network key over ``ws://``, and the key with mutual TLS over
-``wss://``, on certificates that :mod:`fedws.security.certificates` makes here. As in
-:mod:`benchmarks.network.round_overhead` a round is: send the model to three workers, get it back from them, average; of
-each run the median counts, without the first round. The key is proved once a link, before any round, so its ratio shows
-what the rounds of two runs differ by anyway; in that of TLS is that the model is encrypted and decrypted on its way to
-each worker and back, all on the cores of one machine.
+``wss://``. :mod:`fedws.security.certificates` creates the certificates. A round and its figure are those of
+:mod:`benchmarks.network.round_overhead`, without the first round. A link proves the key once, before any round. The
+ratio of the key therefore only shows by how much two equal runs differ. The ratio of TLS includes the encryption and
+decryption of the model on its way to each worker and back, all on the cores of one machine.
 
-Beside it stands what the key and TLS do cost once a link: the time of one handshake, from the dial to the welcome, of
-this process with a worker that waits for its run. Reading the certificates' files is part of a dial.
+A second table shows the cost of the key and of TLS per link: the time of one handshake. It runs from the connection
+attempt of this process to the ``welcome`` of an idle worker. Reading the files of the certificates is a part of it.
 """
 
 import asyncio
@@ -62,12 +61,12 @@ def main(settings: Settings) -> None:
                 print(ratios(ours, theirs, pairs))
                 print(f"{ours} adds {1000 * added(pairs):.1f} ms to a round (median of {len(pairs)})")
                 print()
-    print("beside it: one handshake over the loopback, from the dial to the welcome, in milliseconds")
-    print(table(["variant", "dials", "median", "min", "max"], [[name, *spread(dials[name])] for name in VARIANTS]))
+    print("for comparison: one handshake over the loopback interface, from the attempt to the welcome, in milliseconds")
+    print(table(["variant", "attempts", "median", "min", "max"], [[name, *spread(dials[name])] for name in VARIANTS]))
 
 
 def issue_certificates(folder: Path) -> None:
-    """A CA, and a certificate of each worker and of the coordinator."""
+    """Create a CA and a certificate for each worker and for the coordinator in ``folder``."""
     certificates.create_ca(folder)
     for name in (*WORKERS, DEFAULT_COORDINATOR_ID):
         certificates.issue_certificate(folder, name)
@@ -76,7 +75,7 @@ def issue_certificates(folder: Path) -> None:
 def run(
     data_dir: Path, model: Model, rounds: int, what: str, variant: str, folder: Path
 ) -> tuple[Run, Sequence[float]]:
-    """One job: its median seconds a round, and the seconds of some handshakes before it."""
+    """Run one job; return its median seconds a round, and the seconds of several handshakes before it."""
     watch = Watch(what)
     with Crew() as crew:
         flags = ["--insecure"] if variant == "insecure" else []
@@ -87,7 +86,7 @@ def run(
 
 
 def security(variant: str, folder: Path) -> Credentials:
-    """What a coordinator of that variant proves itself with; the key is that of the workers' processes."""
+    """Return the credentials of the coordinator of a variant; the key is the one of the workers' processes."""
     if variant == "insecure":
         return Credentials(None)
     files = (folder / f"{DEFAULT_COORDINATOR_ID}.pem", folder / f"{DEFAULT_COORDINATOR_ID}.key", folder / "ca.pem")
@@ -95,28 +94,31 @@ def security(variant: str, folder: Path) -> Credentials:
 
 
 async def dialled(node: str, url: str, security: Credentials) -> Sequence[float]:
-    """Dial a worker some times, each time until it welcomes the run; the first one does not count."""
+    """Connect to a worker :data:`DIALS` times, and return the seconds from each attempt to its ``welcome``.
+
+    One attempt before them does not count. Raise RuntimeError if a worker sends no ``welcome``.
+    """
     seconds = []
     for _ in range(DIALS + 1):
         claim = RunClaim("benchmark", security.coordinator, derive_takeover_key(bytes(32), node))
-        contact = Connector(node, url, "worker", claim, "mnist", Limits(), 1, security)
-        link = Link(contact)
+        connector = Connector(node, url, "worker", claim, "mnist", Limits(), 1, security)
+        link = Link(connector)
         begun = time.perf_counter()
         tasks = [asyncio.create_task(work) for work in (link.run(lambda event: None), link.connected.wait())]
         await asyncio.wait(tasks, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
         seconds.append(time.perf_counter() - begun)
-        welcomed, trouble = link.connected.is_set(), link.last_error
+        welcomed, reason = link.connected.is_set(), link.last_error
         for task in tasks:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):  # what the link itself raises is told
+            with contextlib.suppress(asyncio.CancelledError):  # an error of the link itself is raised
                 await task
         if not welcomed:
-            raise RuntimeError(f"{node} did not welcome a run: {trouble}")
+            raise RuntimeError(f"{node} did not accept a run: {reason}")
     return seconds[1:]
 
 
 def spread(seconds: Sequence[float]) -> list[object]:
-    """How many there are, then median, least and most in milliseconds.
+    """Return the number of times, then their median, minimum and maximum in milliseconds.
 
     >>> spread([0.002, 0.001, 0.004])
     [3, '2.0', '1.0', '4.0']

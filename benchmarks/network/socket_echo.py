@@ -1,8 +1,8 @@
-"""The floor under every transport: a model's bytes echoed over plain blocking sockets, printed beside the echo.
+"""The floor under every transport: a model's bytes echoed over plain blocking sockets.
 
-The same roles, commands and lines as :mod:`benchmarks.network.websocket_echo`, but no websocket, no masking and no
-event loop: a worker receives the bytes into one buffer that it keeps and sends that back; the coordinator has one
-thread for each worker.
+It has the roles, commands and output of :mod:`benchmarks.network.websocket_echo`, but no websocket, no masking and no
+event loop. A worker receives the bytes into one buffer that it keeps, and sends them back. The coordinator has one
+thread per worker.
 """
 
 import socket
@@ -13,7 +13,7 @@ from benchmarks.network.echo_options import MAX_ROUND, command
 
 
 def fill(link: socket.socket, buffer: memoryview) -> bool:
-    """Receive until ``buffer`` is full; false when the other end closed."""
+    """Receive until ``buffer`` is full; return False if the peer has closed the link."""
     got = 0
     while got < len(buffer):
         count = link.recv_into(buffer[got:])
@@ -24,7 +24,7 @@ def fill(link: socket.socket, buffer: memoryview) -> bool:
 
 
 def serving() -> None:
-    """Echo messages of a length that the first eight bytes of the link say, until it closes."""
+    """Echo messages until the link closes; its first eight bytes contain their length, in little-endian order."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         print("port", server.getsockname()[1], flush=True)
         link, _ = server.accept()
@@ -37,7 +37,7 @@ def serving() -> None:
 
 
 def driving(size: int, rounds: int, ports: list[int]) -> None:
-    """Time so many rounds of echo."""
+    """Time ``rounds`` rounds of echoes, and print the seconds of each."""
     model = b"\x5a" * size
     links = [socket.create_connection(("127.0.0.1", port), timeout=MAX_ROUND) for port in ports]
     buffers = [memoryview(bytearray(size)) for _ in ports]

@@ -1,13 +1,14 @@
-"""What each way of reaching a device costs, against dialling it: the same run over all of them, in turn.
+"""The cost of each way to reach a device, compared with direct links: the same run over all ways in turn.
 
-Three runs: three workers that train nothing, with a model of 1.7 MB and with one of 100 MB (see
-:mod:`benchmarks.network.round_overhead`), and ten rounds of MNIST split by digits as the demo trains them. Of each run
-the median of its rounds' seconds counts, without the first. Over a broker every byte crosses the loopback twice, on
-cores that are all of one machine; the broker is Mosquitto, the S3 server is moto's, in Python. All runs with the same
-model must end with the same weights, bit for bit.
+There are three runs. In two of them, three workers train nothing, with models of 1.7 MB and 100 MB (see
+:mod:`benchmarks.network.round_overhead`). The third is ten rounds of MNIST, split by digits, as the demo trains them.
+The figure of a run is the median of its rounds' seconds, without the first. Over a broker, every byte crosses the
+loopback interface twice, on the cores of one machine. The broker is Mosquitto, and the S3 server is moto, which is
+written in Python. All runs with the same model must end with bit-identical weights.
 
-Bytes are given over those of the model, there and back: what the coordinator recorded, with what a store carried, and
-what the loopback carried, without the headers of TCP/IP. Memory is the peak of a process (VmHWM).
+Bytes are divided by the bytes of the model in both directions. "recorded" are the bytes in the coordinator's records,
+including those that a store carried. "loopback" are the bytes on the loopback interface, without the headers of TCP/IP.
+Memory is the peak of a process (VmHWM).
 """
 
 import hashlib
@@ -24,28 +25,31 @@ from benchmarks.network.round_overhead import LIMIT, MODELS, Model, all_rounds, 
 from benchmarks.network.transport_settings import WAYS, ready
 
 TARGETS = (("mqtt", "dialled", 3.0), ("sealed", "mqtt", 1.5))
-"""On 100 MB: at most so many times the seconds."""
+"""Ways, the ways they are compared with, and the largest ratio of their seconds with the model of 100 MB."""
 TRAINED = Model("mnist_cnn", 1_724_320, 10)
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one run."""
+    """The figures of one run."""
 
     run: Run
     recorded: float
     carried: float
-    """Bytes over those of the model, as recorded and over the loopback."""
+    """Number of bytes on the loopback interface, divided by the bytes of the model; so is ``recorded``."""
     coordinator: int
     worker: int
     between: int
-    """Peaks in bytes; of the workers the greatest; 0 where nobody is between."""
+    """Peak memory in bytes of the broker or store, 0 for a way without one.
+
+    ``worker`` is the largest peak memory of a worker in bytes, and ``coordinator`` the one of the coordinator.
+    """
     model: str
-    """A digest of the final weights."""
+    """SHA-256 digest of the final weights."""
 
 
 def main(settings: Settings) -> None:
-    """Run all ways in turn for each run, and print a table of each."""
+    """Run all ways in turn for each model, and print a table of each."""
     runs = [*((f"{model.name}, no training", model, False) for model in MODELS), ("mnist, trained", TRAINED, True)]
     for title, model, trains in runs:
         rounds = 3 if settings.quick else min(model.rounds, 10)
@@ -54,18 +58,20 @@ def main(settings: Settings) -> None:
         for turn in range(1, settings.pairs_or(3) + 1):
             for way in WAYS:
                 found[way].append(measured(settings, model, rounds, way, f"turn {turn}, {way:7}", trains=trains))
-        print(told(found))
+        print(format_table(found))
         digests = {figures.model for each in found.values() for figures in each}
-        print(f"final weights: {'the same in all runs' if len(digests) == 1 else f'{len(digests)} DIFFERENT ones'}")
+        print(
+            f"final weights: {'identical in all runs' if len(digests) == 1 else f'DIFFERENT, {len(digests)} versions'}"
+        )
         for way, other, most in TARGETS if model.size == MODELS[-1].size else ():
             ratio = statistics.median(ratios(found, way, other))
             verdict = "within" if ratio <= most else "above"
-            print(f"target: {way} at most {most:g} times {other}: {ratio:.2f}, {verdict} it")
+            print(f"target: {way} at most {most:g} times {other}; {ratio:.2f}, {verdict} it")
         print(flush=True)
 
 
 def measured(settings: Settings, model: Model, rounds: int, name: str, what: str, *, trains: bool) -> Figures:
-    """One job over one way."""
+    """Run one job over one way, and return its figures."""
     watch = Watch(what)
     with Crew() as crew:
         way = ready(name, crew)
@@ -97,12 +103,12 @@ def measured(settings: Settings, model: Model, rounds: int, name: str, what: str
 
 
 def ratios(found: dict[str, list[Figures]], way: str, other: str) -> list[float]:
-    """Of their seconds, turn by turn."""
+    """Return the ratio of the seconds of two ways for each turn."""
     return [a.run.seconds / b.run.seconds for a, b in zip(found[way], found[other], strict=True)]
 
 
-def told(found: dict[str, list[Figures]]) -> str:
-    """The table: a line for each way, medians of all turns, and the ratios to dialling."""
+def format_table(found: dict[str, list[Figures]]) -> str:
+    """Return the table: a row per way with the medians of all turns, and the ratios to direct links."""
     rows = []
     for way, each in found.items():
         of = ratios(found, way, "dialled")

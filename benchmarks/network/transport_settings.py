@@ -1,4 +1,4 @@
-"""The ways in which a coordinator and its workers reach each other, each as what a job of it needs beside the two."""
+"""The ways in which a coordinator and its workers reach each other, with the servers and flags that each needs."""
 
 import shutil
 import tempfile
@@ -9,25 +9,36 @@ from benchmarks.harness.job import PATIENCE, free_ports
 from benchmarks.harness.processes import ENVIRONMENT, Child, Crew
 
 WAYS = ("dialled", "joined", "mqtt", "sealed", "file", "s3")
-"""Dialled; dialling out; over a broker, readable to it and not; dialled, with bodies in a shared folder, or in S3."""
+"""Names of the ways.
+
+- dialled: the coordinator connects to the workers.
+- joined: the workers dial out to the coordinator.
+- mqtt: all messages go over a broker, which can read them.
+- sealed: all messages go over a broker, encrypted.
+- file: as dialled, with bodies in a shared folder.
+- s3: as dialled, with bodies in an S3 store.
+"""
 BUCKET = "fedws-bench"
 S3 = {"AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": "benchmark", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @dataclass(frozen=True)
 class Way:
-    """One that stands ready."""
+    """A way whose server is running, if it has one."""
 
     join: str = ""
-    """As of :class:`benchmarks.harness.job.Job`."""
+    """URL to which the nodes dial out, or an empty string; see :class:`benchmarks.harness.job.Job`."""
     flags: tuple[str, ...] = ()
-    """For every process of the job."""
+    """Flags of every process of the job."""
     between: Child | None = None
-    """The broker or store, if there is one."""
+    """Process of the broker or store, if there is one."""
 
 
 def ready(name: str, crew: Crew) -> Way:
-    """Start what the way needs; it ends with the crew. Raises RuntimeError when that is not on this machine."""
+    """Start the server that the way ``name`` needs, and return the way.
+
+    The server ends with the crew. Raise RuntimeError if Mosquitto is not installed.
+    """
     (port,) = free_ports(1)
     if name == "dialled":
         return Way()
@@ -44,10 +55,10 @@ def ready(name: str, crew: Crew) -> Way:
 
 
 def _broker(crew: Crew, port: int, folder: Path) -> Child:
-    """Mosquitto, as Debian has it, with the packet size that is Mosquitto 2.1's default."""
+    """Start Mosquitto as Debian packages it, but with the default packet size of Mosquitto 2.1."""
     program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
     if program is None:
-        raise RuntimeError("there is no MQTT broker here: apt-get install mosquitto")
+        raise RuntimeError("program 'mosquitto' not found; install it with apt-get install mosquitto")
     lines = [f"listener {port} 127.0.0.1", "allow_anonymous true", "max_packet_size 2000000", "log_dest stderr"]
     (folder / "mosquitto.conf").write_text("\n".join(lines))
     broker = crew.run("broker", program, "-c", str(folder / "mosquitto.conf"))
@@ -56,7 +67,7 @@ def _broker(crew: Crew, port: int, folder: Path) -> Child:
 
 
 def _s3(crew: Crew, port: int) -> Way:
-    """Moto's server, which is written in Python and keeps all in memory: what it takes is its own."""
+    """Start moto's server, which is written in Python and keeps all data in memory; its peak memory is not typical."""
     import boto3
 
     place = f"http://127.0.0.1:{port}"

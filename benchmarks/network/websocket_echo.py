@@ -1,9 +1,9 @@
-"""The peer of a round: a model's bytes echoed by bare ``websockets``, without fedws.
+"""The peer of a round: a model's bytes echoed over bare ``websockets``, without fedws.
 
-``serve`` is one worker: it takes a whole message, as a worker must before it can train, and sends the fragments it
-got back. ``drive`` is the coordinator: each round it sends the same bytes to every worker at once, as memory views of
-at most 1 MiB, and waits until all have come back. Both run on uvloop with compression off, as fedws does. Fragments are
-kept as they are received; nothing is decoded, checked or averaged.
+``serve`` is one worker. It receives a whole message, as a worker must before it can train, and sends the received
+fragments back. ``drive`` is the coordinator. In each round, it sends the same bytes to every worker at once, as memory
+views of at most 1 MiB, and waits until all have come back. Both run on uvloop without compression, as fedws does.
+Fragments are kept as they are received; they are not decoded, checked or averaged.
 """
 
 import asyncio
@@ -22,14 +22,14 @@ FRAGMENT = 2**20
 
 
 async def echo(link: ServerConnection) -> None:
-    """Send back every message, once it is there as a whole."""
+    """Send every message back after it has arrived completely."""
     with contextlib.suppress(ConnectionClosed):
         while True:
             await link.send([fragment async for fragment in link.recv_streaming()])
 
 
 async def serving() -> None:
-    """Serve on a free port of the loopback, until ended."""
+    """Serve on a free port of the loopback interface until the process is ended."""
     async with serve(echo, "127.0.0.1", 0, compression=None, max_size=None) as server:
         print("port", server.sockets[0].getsockname()[1], flush=True)
         await server.serve_forever()
@@ -39,12 +39,12 @@ async def round_trip(link: ClientConnection, message: Sequence[memoryview]) -> N
     """Send a message and wait for its echo."""
     await link.send(message)
     answer = [len(fragment) async for fragment in link.recv_streaming()]
-    assert sum(answer) == sum(map(len, message)), "the echo has another length"
+    assert sum(answer) == sum(map(len, message)), "the echo has a different length"
 
 
 async def driving(size: int, rounds: int, ports: list[int]) -> None:
-    """Time so many rounds of echo."""
-    model = memoryview(b"\x5a" * size)  # real pages: zeros would all be one page, which stays in the cache
+    """Time ``rounds`` rounds of echoes, and print the seconds of each."""
+    model = memoryview(b"\x5a" * size)  # not zeros: the kernel maps them to one page, which stays cached
     message = [model[start : start + FRAGMENT] for start in range(0, size, FRAGMENT)]
     links = [await connect(f"ws://127.0.0.1:{port}", compression=None, max_size=None, proxy=None) for port in ports]
     for _ in range(rounds):
@@ -58,7 +58,7 @@ async def driving(size: int, rounds: int, ports: list[int]) -> None:
 
 
 def run(work: Coroutine[None, None, None]) -> None:
-    """Run on uvloop, as fedws does."""
+    """Run ``work`` on uvloop, as fedws does."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work)
 

@@ -1,1 +1,1 @@
-"""Schedulers over many or slow workers."""
+"""Benchmarks of schedulers with many or slow workers."""

@@ -1,9 +1,9 @@
-"""A strategy alone, fed with reports that are made one at a time.
+"""Memory of a scheduler without a coordinator, which receives results that are made one at a time.
 
 ``python -m benchmarks.simulation.scheduler_memory WORKERS ROUNDS`` runs it.
 
-No links, no loop, no disk: what grows here with the number of workers is the strategy's own. Prints ``bytes`` with the
-peak of the process's memory (VmHWM) before the first round, and with that in the end.
+It uses no links, no event loop and no files. Memory that grows with the number of workers is therefore the scheduler's
+own. Two lines ``bytes N`` contain the peak memory of the process (VmHWM), before the first round and at the end.
 """
 
 import re
@@ -27,31 +27,38 @@ MODEL = "mnist_cnn"
 
 
 def peak() -> int:
-    """Peak memory of this process so far, in bytes."""
+    """Return the peak memory of this process so far in bytes (VmHWM, Linux only)."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None, "this is no Linux"
+    assert found is not None, "VmHWM not found in /proc/self/status; run this benchmark on Linux"
     return int(found[1]) * 1024
 
 
 def feed(count: int, rounds: int) -> None:
-    """Run so many rounds; each report is made as its worker answers, and is gone when the strategy has taken it."""
+    """Run ``rounds`` rounds with ``count`` workers, and print the peak memory before and after them.
+
+    Each result is made when its worker answers, and dropped when the scheduler has processed it.
+    """
     names = tuple(f"w{number:04}" for number in range(1, count + 1))
-    strategy = SynchronousScheduler(
+    scheduler = SynchronousScheduler(
         Noop(TrainSettings(model=MODEL)), MeanAggregator(), AllSampler(), ScheduleConfig(names, rounds, 1, count)
     )
     model = copy_to_cpu(build_model(MODEL, 1).state_dict())
     print("bytes", peak(), flush=True)
-    state, orders = strategy.start(model, names)
-    while orders:
-        asked, orders = orders, ()
-        for order in asked:
-            state, _ = strategy.react(state, ResponseTimed(worker=order.worker, seconds=0.1))
-            tensors = {name: tensor + 0.001 for name, tensor in order.tensors.items()}
-            report = TaskResult(
-                request_id=order.request_id, worker=order.worker, round=order.round, num_examples=600, tensors=tensors
+    state, requests = scheduler.start(model, names)
+    while requests:
+        pending, requests = requests, ()
+        for request in pending:
+            state, _ = scheduler.react(state, ResponseTimed(worker=request.worker, seconds=0.1))
+            tensors = {name: tensor + 0.001 for name, tensor in request.tensors.items()}
+            result = TaskResult(
+                request_id=request.request_id,
+                worker=request.worker,
+                round=request.round,
+                num_examples=600,
+                tensors=tensors,
             )
-            state, orders = strategy.react(state, report)
-    assert strategy.version(state) == rounds, "the strategy has not come to its end"
+            state, requests = scheduler.react(state, result)
+    assert scheduler.version(state) == rounds, "the scheduler has not completed all rounds"
     print("bytes", peak(), flush=True)
 
 

@@ -2,9 +2,9 @@
 
 ``python -m benchmarks.simulation.slow_worker ID SHARE SECONDS DATA_DIR`` starts it.
 
-It holds share SHARE (as 0/6) of an even split of MNIST. It trains as any worker does, then sleeps until the request has
-taken so many seconds, so that what makes a worker slow here is not what the other processes do to it. One batch is
-trained before it serves, since torch imports much when it first does.
+It holds share SHARE (such as 0/6) of an even split of MNIST. It trains as any worker does, then sleeps until the
+request has taken SECONDS. Its speed therefore does not depend on the load by the other processes. It trains one batch
+before it serves, since torch imports many modules on the first batch.
 """
 
 import asyncio
@@ -29,19 +29,19 @@ TASKS = ("fedavg.fit", "fedasync.fit", "fedbuff.fit")
 
 
 def paced(task: Task, seconds: float) -> Task:
-    """The same task, taking at least so many seconds unless it is told to stop."""
+    """Return a task that does the same as ``task``, but takes at least ``seconds`` unless it is stopped."""
 
-    def carry_out(order: TaskRequest, workspace: TaskContext) -> TaskResult:
+    def carry_out(request: TaskRequest, context: TaskContext) -> TaskResult:
         until = time.monotonic() + seconds
-        report = task(order, workspace)
-        workspace.stop.wait(max(0.0, until - time.monotonic()))
-        return report
+        result = task(request, context)
+        context.stop.wait(max(0.0, until - time.monotonic()))
+        return result
 
     return carry_out
 
 
 async def serve_slowly(node: str, share: str, seconds: float, data_dir: Path) -> None:
-    """Serve on a free port of the loopback, until ended."""
+    """Serve on a free port of the loopback interface until the process is ended."""
     data = load_dataset("mnist", str(data_dir), train=True)
     targets = find_labels(data)
     assert targets is not None

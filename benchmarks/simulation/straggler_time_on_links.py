@@ -1,11 +1,14 @@
-"""A straggler in real time: six workers on the loopback, the last ten times slower than the others.
+"""A straggler in real time: six workers on the loopback interface, of which the last is ten times slower.
 
-An order takes a worker 0.4 s and the slow one 4 s, by the clock (:mod:`benchmarks.simulation.slow_worker`): it trains,
-which takes some 20 ms, and sleeps for the rest, so that six do not get in each other's way on two cores. The split of
-MNIST is even, the model ``mlp``; learning rate, batch size and batches per order are the defaults, and so are the
-strategies' own options but FedBuff's K, a third of the workers. Measured is the wall time from the first order to the
-first version that has 90 %, by the run's own ``round`` records. FedAvg's model is scored in every round, the
-asynchronous ones after every 6 reports. A ratio is FedAvg's time over the other's with the same seed.
+A request takes 0.4 s of wall time, and 4 s on the slow worker (:mod:`benchmarks.simulation.slow_worker`). Training
+takes about 20 ms of it; the worker sleeps for the rest. Six workers therefore do not slow each other down on two cores.
+
+The split of MNIST is even, and the model is ``mlp``. Learning rate, batch size and batches per request are the
+defaults, and so are the algorithms' own options. The only exception is FedBuff's K, a third of the workers.
+
+The figure is the wall time from the first request to the first version with 90 % accuracy, from the run's own ``round``
+records. FedAvg's model is evaluated in every round, the asynchronous ones after every 6 results. A ratio is FedAvg's
+time divided by the other's time with the same seed.
 """
 
 import json
@@ -22,13 +25,13 @@ from benchmarks.harness.tables import ratios
 
 WORKERS, SECONDS, SLOWER, ROUNDS = 6, 0.4, 10, 100
 CHOICES = {"fedavg": ("fedavg", 1), "fedbuff": ("fedbuff:buffer_size=2", 3), "fedasync": ("fedasync", 6)}
-"""Strategies, and versions between two scores."""
+"""Algorithm of each name, and number of versions between two evaluations."""
 LIMIT = 600.0
-"""Seconds that one run may take."""
+"""Timeout of one run in seconds."""
 
 
 def main(settings: Settings) -> None:
-    """Run the strategies in turn and print when they got there."""
+    """Run the algorithms in turn and print their times."""
     target = 0.5 if settings.quick else 0.9
     print(f"stragglers-real: wall time to {target:.0%}, {WORKERS} workers, one {SLOWER} times slower, mlp")
     runs: dict[str, list[Run]] = {name: [] for name in CHOICES}
@@ -42,14 +45,14 @@ def main(settings: Settings) -> None:
 
 
 def run(data_dir: Path, name: str, seed: int, target: float) -> Run:
-    """One run, ended when its model is good enough."""
-    strategy, scored = CHOICES[name]
+    """Run one job, end it when its model is good enough, and return the run."""
+    algorithm, every = CHOICES[name]
     watch = Watch(f"seed {seed}, {name:8}")
     with Crew() as crew, tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
         workers, evaluator = serve(crew, data_dir)
         nodes = ["--workers", *workers, "--evaluator", evaluator, "--evaluate-worker-models", "0"]
-        choice = ["--algorithm", strategy, "--model", "mlp", "--seed", str(seed)]
-        rounds = ["--rounds", str(ROUNDS * scored), "--evaluate-every", str(scored)]
+        choice = ["--algorithm", algorithm, "--model", "mlp", "--seed", str(seed)]
+        rounds = ["--rounds", str(ROUNDS * every), "--evaluate-every", str(every)]
         place = ["--run-dir", f"{folder}/run"]
         client = crew.start("coordinator", "run_websocket_client.py", *nodes, *choice, *rounds, *place)
         client.wait_for("(Training round|Model version) 1/", PATIENCE)
@@ -60,7 +63,7 @@ def run(data_dir: Path, name: str, seed: int, target: float) -> Run:
 
 
 def serve(crew: Crew, data_dir: Path) -> tuple[list[str], str]:
-    """Start the workers and the evaluator; gives ``ID=URL`` of each."""
+    """Start the workers and the evaluator, and return ``ID=URL`` of each."""
     place = ["--host", "127.0.0.1", "--port", "0", "--data-dir", str(data_dir)]
     names = [f"w{number}" for number in range(1, WORKERS + 1)]
     nodes = {}
@@ -76,7 +79,7 @@ def serve(crew: Crew, data_dir: Path) -> tuple[list[str], str]:
 
 
 def reached(metrics: Path, target: float) -> float:
-    """Seconds of all versions up to the first that scored at least ``target``."""
+    """Return the seconds of all versions up to the first with an accuracy of at least ``target``."""
     records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     scores = [record for record in records if record["kind"] == "evaluation" and record["accuracy"] >= target]
     first = min(record["round"] for record in scores)

@@ -80,5 +80,5 @@ async def test_a_handshake_that_fails_is_no_figure() -> None:
     data = ImageDataset(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), (0.0,), (1.0,))
     own = Credentials(NetworkKey(bytes(32), "a test"))
     async with serve(Worker("alice", "mnist", data), "ws://localhost:0", credentials=own) as address:
-        with pytest.raises(UnexpectedNode, match="has another network key"):
+        with pytest.raises(UnexpectedNode, match="has a different network key"):
             await security_overhead.dialled("alice", address, security_overhead.security("key", Path()))

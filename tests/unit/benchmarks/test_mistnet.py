@@ -98,7 +98,7 @@ def test_fedavg_has_the_bytes_of_the_first_cut() -> None:
 
 def test_a_row_tells_epsilon_of_a_whole_record() -> None:
     others = [replace(CASE, label_epsilon=4.0), replace(CASE, encoding="floats"), replace(CASE, way="fedavg")]
-    rows = [accuracy_and_cost.told(accuracy_and_cost.SMALL, case)[-1] for case in (CASE, *others)]
+    rows = [accuracy_and_cost.privacy_columns(accuracy_and_cost.SMALL, case)[-1] for case in (CASE, *others)]
     assert rows == ["24,576", "24,580", "none", ""]
 
 
@@ -149,7 +149,7 @@ def test_a_run_within_the_process_trains_as_its_task_does(tmp_path: Path) -> Non
 def test_a_run_within_the_process_tells_what_failed(tmp_path: Path) -> None:
     model = copy_to_cpu(model_building.build_model("small_vgg", 1).state_dict())
     workers = {name: Worker(name, "noise", noise(4)) for name in WORKERS}
-    with pytest.raises(RuntimeError, match=r"mistnet\.extract failed on w1: the policy here does not allow"):
+    with pytest.raises(RuntimeError, match=r"mistnet\.extract failed on w1: policy: features encoded as"):
         gathered(workers, model, tmp_path)
 
 
@@ -158,9 +158,9 @@ def test_the_best_of_what_nobody_recognises_is_told() -> None:
     seen, hidden, worse = (replace(plain, way="mistnet", cut=cut, encoding="bits") for cut in ("a", "b", "c"))
     leaks = {("a", "bits"): (0.3, 10.0), ("b", "bits"): (0.299, 10.0), ("c", "bits"): (0.1, 10.0)}
     found = {plain: 0.8, seen: 0.79, hidden: 0.7, worse: 0.6}
-    told = "the best below 0.3: bits at b, 70.00 %, 10.00 points below centralised"
+    told = "best accuracy with an SSIM below 0.3: bits at b, 70.00 %, 10.00 points below centralised"
     assert accuracy_and_cost.verdict(found, plain, leaks) == told
-    assert accuracy_and_cost.verdict(found, plain, {}) == "no setting has an SSIM below 0.3"
+    assert accuracy_and_cost.verdict(found, plain, {}) == "no case has an SSIM below 0.3"
 
 
 @pytest.mark.long
@@ -178,7 +178,7 @@ def test_mistnet_can_be_run_quickly(
     monkeypatch.setattr(subprocess, "Popen", Copy)
     accuracy_and_cost.main(Settings(cifar_root, quick=True))
     out = capsys.readouterr().out
-    for row in ("pretrained, nothing private", "bits:epsilon=2, labels 4", "extract to features.9", "train"):
+    for row in ("pretrained, no private data", "bits:epsilon=2, labels 4", "extract to features.9", "train"):
         assert any(line.startswith(row) for line in out.splitlines()), row
     (sent,) = (float(line.split()[-2]) for line in out.splitlines() if line.startswith("mistnet, features.9, bits"))
     assert 256 * (48 * 16 * 16 // 8 + 8) / 1e6 < sent < 1, "MB: records, and extractors"
