@@ -3,7 +3,7 @@
     python examples/other_language/export_digits.py alice.json --digits 0 1 2 3 4
 
 The samples are those of ``fedws worker --dataset digits --labels 0-4``: 28 x 28 pictures, each as 784 numbers row by
-row, ``(pixel / 255 - mean) / std`` as docs/protocol.md says in section 8, and its label.
+row, ``(pixel / 255 - mean) / std`` as section 8 of docs/topics/protocol.md defines it, and a label.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-// The task `fedavg.fit` for the model `linear`: sections 7 to 9 of docs/protocol.md.
+// The task `fedavg.fit` for the model `linear`: sections 7 to 9 of docs/topics/protocol.md.
 import { createHash } from "node:crypto";
 import { setImmediate } from "node:timers/promises";
 import { checked, integer, text } from "./protocol.mjs";
 
-export class Refused extends Error { // a no that is sent as a message: what is not known here, or not done
+export class Refused extends Error { // a refusal of a request or of a run, which is sent as a message
   constructor(reason, kind = "refused") {
     super(reason);
     this.kind = kind;
@@ -15,44 +15,45 @@ const rate = (value) => (integer(value) || typeof value === "number" ? Number(va
 const SETTINGS = {
   model: [text], loss: [text, "nll"], optimizer: [text, "sgd"], dataset: [text, "mnist"],
   lr: [(value) => rate(value) > 0 && rate(value) < Infinity, 0.1],
-  lr_decay: [(value) => rate(value) > 0 && rate(value) <= 1, 0.98], // done already: not for us
+  lr_decay: [(value) => rate(value) > 0 && rate(value) <= 1, 0.98], // the coordinator has applied it
   batch_size: [count, 32], max_local_batches: [count, 10], epochs: [count, 1],
   drop_last: [(value) => typeof value === "boolean", false],
-  cuda: [(value) => typeof value === "boolean", false], // there is none here
+  cuda: [(value) => typeof value === "boolean", false], // this worker has no GPU
 };
 
-export function prepare(request, data) { // settings and tensors: weight [outputs, inputs], bias [outputs]. Throws Refused
-  if (request.task !== "fedavg.fit") throw new Refused(`unknown task '${request.task}'; there is fedavg.fit`);
+// Return the settings and the tensors: weight [outputs, inputs] and bias [outputs]. Throw Refused if they do not fit.
+export function prepare(request, data) {
+  if (request.task !== "fedavg.fit") throw new Refused(`unknown task '${request.task}'; choose fedavg.fit`);
   const settings = checked("settings", SETTINGS, request.settings, Refused);
   const model = /^linear(?::inputs=(\d+),outputs=(\d+))?$/.exec(settings.model);
-  if (!model) throw new Refused(`unknown model '${settings.model}'; there is linear, linear:inputs=784,outputs=10`);
+  if (!model) throw new Refused(`unknown model '${settings.model}'; choose linear or linear:inputs=784,outputs=10`);
   const [inputs, outputs] = [Number(model[1] ?? 784), Number(model[2] ?? 10)];
-  if (settings.dataset !== data.dataset) throw new Refused(`here is ${data.dataset}, not ${settings.dataset}`);
+  if (settings.dataset !== data.dataset) throw new Refused(`this node holds ${data.dataset}, not ${settings.dataset}`);
   if (inputs !== data.inputs[0].length || outputs <= data.labels.at(-1))
-    throw new Refused(`here are samples of ${data.inputs[0].length} inputs, labels up to ${data.labels.at(-1)}`);
-  // The model gives log-probabilities, which log softmax leaves as they are: both losses are the same number.
+    throw new Refused(`the samples have ${data.inputs[0].length} inputs and labels up to ${data.labels.at(-1)}`);
+  // The model returns log-probabilities, which log softmax does not change. Both losses are therefore equal.
   if (!["nll", "cross_entropy"].includes(settings.loss)) throw new Refused(`unknown loss '${settings.loss}'`);
   if (settings.drop_last && data.inputs.length < settings.batch_size)
-    throw new Refused(`here are ${data.inputs.length} samples, less than one batch of ${settings.batch_size}`);
-  if (settings.optimizer !== "sgd") throw new Refused(`unknown optimizer '${settings.optimizer}'; there is sgd`);
+    throw new Refused(`the node has ${data.inputs.length} samples, fewer than one batch of ${settings.batch_size}`);
+  if (settings.optimizer !== "sgd") throw new Refused(`unknown optimizer '${settings.optimizer}'; choose sgd`);
   const tensors = [["dense.weight", [outputs, inputs]], ["dense.bias", [outputs]]].map(([name, shape]) => {
     const found = request.tensors.get(name);
     if (found?.dtype !== "float32" || String(found.shape) !== String(shape) || request.tensors.size !== 2)
       throw new Refused(`the tensors are not those of ${settings.model}`);
-    return { name, shape, values: new Float32Array(new Uint8Array(found.bytes).buffer) }; // a copy, to be trained
+    return { name, shape, values: new Float32Array(new Uint8Array(found.bytes).buffer) }; // a copy, which training changes
   });
   return { settings, tensors };
 }
 
-// Our own shuffle: samples in the order of the hashes of seed, epoch and sample, so that the same request gives the same.
+// Return the samples in the order of the hashes of seed, epoch and sample. The same request gives the same order.
 function shuffled(samples, seed, epoch) {
   const hash = (sample) => createHash("sha256").update(`${seed}/${epoch}/${sample}`).digest("hex");
   const ranked = Array.from({ length: samples }, (_, sample) => [hash(sample), sample]);
   return ranked.sort(([one], [other]) => (one < other ? -1 : 1)).map(([, sample]) => sample);
 }
 
-// Minibatch SGD on weight and bias in place, sums in float64; gives the loss and how many samples were used. Throws
-// AbortError once `signal` says to stop: every few samples it looks, and lets the link send and answer pings.
+// Train weight and bias in place with minibatch SGD and sums in float64. Return the loss and the number of samples used.
+// Check `signal` every few samples, which also lets the link send and answer pings. Throw AbortError if it is aborted.
 export async function train(weight, bias, data, settings, seed, signal) {
   const [inputs, batchSize, lr] = [weight.length / bias.length, Number(settings.batch_size), Number(settings.lr)];
   let [loss, used, left] = [0, 0, Number(settings.max_local_batches)];
@@ -65,7 +66,7 @@ export async function train(weight, bias, data, settings, seed, signal) {
       for (const sample of batch) {
         const [input, target] = [data.inputs[sample], data.targets[sample]];
         const scores = Array.from(bias, (b, o) => input.reduce((sum, x, i) => sum + x * weight[o * inputs + i], b));
-        const most = Math.max(...scores); // taken off first, so that exp does not overflow
+        const most = Math.max(...scores); // subtracted first, so that exp does not overflow
         const norm = most + Math.log(scores.reduce((sum, score) => sum + Math.exp(score - most), 0));
         loss += norm - scores[target];
         scores.forEach((score, o) => {

@@ -1,1 +1,1 @@
-"""The coordinator: dials the nodes, drives a scheduler over them, has models scored, keeps the record."""
+"""The coordinator: it connects to the nodes, runs a scheduler, requests evaluations and writes the record."""

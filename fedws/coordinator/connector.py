@@ -1,4 +1,4 @@
-"""Reaches one node for a run: connects to it, or waits until it joins, and shakes hands."""
+"""The connector, which connects to one node or waits until it joins, and performs the handshake."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ WelcomedChannel = tuple[Channel, Welcome]
 
 
 class Connector:
-    """The way to one node: its address, what the run expects of it, and why it cannot be reached."""
+    """A connector to one node, with its address, the expectations of the run and the newest connection error."""
 
     def __init__(
         self,
@@ -39,12 +39,12 @@ class Connector:
         self.node = node
         self.url = url
         self.listener = listener
-        self.last_error = "not dialled yet"
-        """Why there was no link, the last time that there was none."""
+        self.last_error = "not connected yet"
+        """Reason of the newest failed or lost connection."""
         self.fail_on_unexpected_node = role == "worker"
-        """Whether a wrong node at the first contact is a mistake in the plan, which ends the run."""
+        """True if a wrong node at the first contact ends the run, because the plan must be wrong."""
         self.was_welcomed = False
-        """Whether the node has welcomed the run before."""
+        """True if the node has accepted a handshake of this run before."""
         self.backoff = Backoff(limits.max_backoff, f"{seed}/{node}")
         self._peer_timeout = limits.peer_timeout
         self.limits = limits
@@ -55,9 +55,10 @@ class Connector:
         self._warning_log = RateLimitedLog(node)
 
     async def connect(self) -> WelcomedChannel:
-        """Connect until the node welcomes the run, or wait until it joins; log the wait at the first contact.
+        """Connect to the node with retries, or wait until it joins, until it accepts the run.
 
-        Raises what :meth:`_check_first_contact` does.
+        Before the first success, log once that the run waits for the node. Raises the errors of
+        :meth:`_check_first_contact`.
         """
         if self.listener is not None:
             return await self.wait_for_join(self.listener)
@@ -76,7 +77,7 @@ class Connector:
         return await retry(attempt, self.backoff)
 
     async def wait_for_join(self, listener: JoinListener) -> WelcomedChannel:
-        """Wait until the node has joined, and welcomes the run."""
+        """Wait until the node has joined and accepts the run."""
         log_timer = None
         if not self.was_welcomed:
             self.last_error = "it has not joined"
@@ -90,7 +91,7 @@ class Connector:
         return welcomed
 
     async def _dial(self) -> Channel | None:
-        """Return a new link; None when there is none."""
+        """Return a new channel, or None if the connection fails."""
         credentials = self._credentials
         try:
             async with asyncio.timeout(self._peer_timeout):
@@ -110,7 +111,7 @@ class Connector:
         log.info("Waiting for %s at %s (%s)", self.node, self.url, self.last_error)
 
     async def _shake_hands(self, channel: Channel) -> Welcome | None:
-        """Return the node's welcome on a link; None when the handshake fails."""
+        """Return the node's welcome, or None if the handshake on ``channel`` fails."""
         handshake = CoordinatorHandshake(
             *self._expected, self._credentials, self._has_body_store, self.limits.max_message_bytes
         )
@@ -128,16 +129,16 @@ class Connector:
         except LinkError as error:
             self.last_error = str(error)
         if self.listener is not None:
-            self._warning_log.log(f"a node joined under this name and was not accepted: {self.last_error}")
+            self._warning_log.log(f"rejected a node that joined under this name: {self.last_error}")
         return None
 
     def _check_first_contact(
         self, error: LinkRefused | ProtocolError, handshake: CoordinatorHandshake | None = None
     ) -> None:
-        """End the run if this is its first contact with a node that is not the one that was meant.
+        """Raise an error that ends the run if the first contact is with a wrong node.
 
-        Anyone can join under any name, so a node that has not proved the key is only rejected. Raises UnexpectedNode,
-        or RunFailed when the node does not speak the protocol.
+        Any peer can join under any name. A joined node that has not proved the network key is therefore only rejected.
+        Raises UnexpectedNode, or RunFailed if the node violates the protocol.
         """
         unproved = self.listener is not None and not (handshake is not None and handshake.peer_authenticated)
         if not self.fail_on_unexpected_node or self.was_welcomed or unproved:

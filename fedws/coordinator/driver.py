@@ -1,4 +1,7 @@
-"""The loop that runs any scheduler over links: requests out, answers in, a checkpoint and a record a version."""
+"""The loop that runs a scheduler over the links to the workers.
+
+It sends requests and receives answers. For each model version it writes a record and a checkpoint.
+"""
 
 import asyncio
 import math
@@ -31,7 +34,7 @@ T = TypeVar("T")
 
 
 class Driver(Generic[S]):
-    """Drives ``scheduler`` over a fleet until it has made its last version of the model, or cannot go on."""
+    """The driver of one run: it runs ``scheduler`` until the last model version or until the run fails."""
 
     def __init__(
         self,
@@ -58,33 +61,34 @@ class Driver(Generic[S]):
         self._bytes_at_start = (0, 0)
         self._round_deadline = math.inf
         self._min_results_deadline = math.inf
-        """When the run ends for lack of ``min_results`` workers."""
+        """Time at which the run ends for lack of ``min_results`` workers, by the event loop's clock."""
         self._next_reminder = math.inf
-        """When it is said who is awaited; all by the loop's clock."""
+        """Time of the next log line about missing answers, by the event loop's clock."""
         self.version = 0
         self.model: Tensors | None = None
-        """The newest version of the model; None before the first."""
+        """Newest version of the model; None before the first."""
 
     async def run(
         self, initial_model: Tensors, connected: Collection[str], checkpoint: Checkpoint | None = None
     ) -> Tensors:
-        """Run to the end, from ``checkpoint`` or from the start; gives the model.
+        """Run to the last version, from ``checkpoint`` or from the start, and return the model.
 
-        Raises RunFailed with the scheduler's reason, or naming who was awaited.
+        Raises RunFailed with the scheduler's reason, or with the names of the missing workers.
         """
         try:
             self._start_version()
             lines: Sequence[str] = ()
             if checkpoint is None:
                 state, requests = await self._run_in_thread(self._scheduler.start, initial_model, connected)
-                # before the checkpoint, so that a resumed run has it once
+                # before the checkpoint, so that a resumed run does not log it twice
                 self._one_time_log.log_workload(requests, self._plan)
                 await self._save_checkpoint(state)
             else:
                 self.version = self._scheduler.version(checkpoint.state)
                 self.model = self._scheduler.model(checkpoint.state) if self.version else None
                 if not checkpoint.extra.get("logged"):
-                    lines = self._scheduler.log_lines(checkpoint.state)  # said after the checkpoint, and so cut off
+                    # The resumed run log ends at the checkpoint, and these lines were logged after it.
+                    lines = self._scheduler.log_lines(checkpoint.state)
                 state = checkpoint.state
                 if self._feature_store is not None and isinstance(state, CollectThenTrainState):
                     state = state.with_stored_chunks(self._feature_store.count_chunks())
@@ -100,9 +104,12 @@ class Driver(Generic[S]):
             self._executor.shutdown()
 
     async def _next_event(self, state: S) -> Event:
-        """The next event, however long a worker may train; log the missing workers, and bound the wait for them."""
+        """Return the next event, and log which workers are missing or still training.
+
+        Training may take any time, but the wait for missing workers is limited to ``peer_timeout`` seconds.
+        """
         loop, peer_timeout = asyncio.get_running_loop(), self._plan.peer_timeout
-        if self._links.has_event and loop.time() < self._round_deadline:  # before anything is said of waiting
+        if self._links.has_event and loop.time() < self._round_deadline:  # nothing to wait for, and nothing to log
             return await self._links.next_event()
         missing_workers = self._scheduler.waiting_for(state)
         if not missing_workers:
@@ -124,10 +131,10 @@ class Driver(Generic[S]):
                     return await self._links.next_event()
             except TimeoutError:
                 now = loop.time()
-            stood = now - until
-            if stood > peer_timeout / CHECKS_PER_TIMEOUT:  # this process was stopped: that time is nobody's
+            delay = now - until
+            if delay > peer_timeout / CHECKS_PER_TIMEOUT:  # this process was suspended, so no deadline counts that time
                 self._next_reminder, self._round_deadline, self._min_results_deadline = (
-                    at + stood for at in (self._next_reminder, self._round_deadline, self._min_results_deadline)
+                    at + delay for at in (self._next_reminder, self._round_deadline, self._min_results_deadline)
                 )
             if now >= self._round_deadline:
                 self._round_deadline += self._plan.round_timeout
@@ -142,7 +149,7 @@ class Driver(Generic[S]):
                     log.info("Waiting for %s, which gets its next request in %s", worker, format_duration(seconds_left))
 
     async def _handle_event(self, before: S, event: Event) -> S:
-        """Feed one event to the scheduler, send its requests, and keep the record when it has made a version."""
+        """Pass one event to the scheduler and send its requests; write the record of a new model version."""
         if isinstance(event, WorkerConnected):
             self._run_log.set_worker_labels(self._links.worker_labels)
         if self._feature_store is not None:
@@ -175,7 +182,7 @@ class Driver(Generic[S]):
         return state
 
     def _store_features(self, feature_store: FeatureStore, state: S, event: Event) -> Event:
-        """Store the features of a result before the scheduler hears of it, and needs them no more."""
+        """Store the features of a result, and return the event without them for the scheduler."""
         if not isinstance(event, TaskResult):
             return event
         assert isinstance(self._scheduler, CollectThenTrainScheduler)
@@ -211,7 +218,7 @@ class Driver(Generic[S]):
             self._evaluation_queue.add_model(version, result.worker, model)
 
     async def _save_checkpoint(self, state: S) -> None:
-        """Store the state: what was complete before this call survives whatever happens to this process."""
+        """Write a checkpoint of the state, from which the run continues if this process dies."""
         place = self._run_log.position()
         await self._run_in_thread(self._run_log.sync)
         await self._run_in_thread(self._checkpoints.save, self.version, state, place)
@@ -223,7 +230,7 @@ class Driver(Generic[S]):
         self._next_reminder = asyncio.get_running_loop().time() + self._plan.peer_timeout
 
     def _build_record(self, scheduler_record: dict[str, Any]) -> dict[str, Any]:
-        """What the record says of the version that is complete; a line says whose results made an asynchronous one."""
+        """Return the record of the completed version, and log whose results an asynchronous version contains."""
         if "updates" in scheduler_record:
             contributions = ", ".join(
                 f"{update['worker']} (staleness {update['staleness']})" for update in scheduler_record["updates"]
@@ -239,5 +246,5 @@ class Driver(Generic[S]):
         }
 
     async def _run_in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run the scheduler in a thread of its own, in order, so that links go on while it adds."""
+        """Run a function in the scheduler's thread, in order of the calls, so that it does not block the links."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)

@@ -1,4 +1,4 @@
-"""Has models scored by the evaluator while the next rounds train."""
+"""The queue of models that the evaluator evaluates while the next rounds train."""
 
 import asyncio
 import contextlib
@@ -32,13 +32,13 @@ from fedws.scheduling.participants import MAX_CONSECUTIVE_FAILURES
 
 _MODEL_FILE_NAME = re.compile(r"(\d+)-(.+)\.safetensors")
 MAX_QUEUED_MODELS = 8
-"""Model files that may wait for a score; a round that has more of its own keeps all of them."""
+"""Maximum number of queued model files; a round that has more models of its own keeps all of them."""
 
 
 class EvaluationQueue:
-    """Keeps models as files until the evaluator has scored them, and writes each round's scores in order.
+    """A queue of model files that wait for the evaluator, and a writer of each round's evaluations in order.
 
-    An evaluator that is away or cannot score costs scores, never a round: what is missing is said in one line.
+    An evaluator that is disconnected or fails does not stop the training. Missing evaluations are logged in one line.
     """
 
     def __init__(
@@ -56,16 +56,17 @@ class EvaluationQueue:
         self._is_finishing = False
         self._has_warned = False
         self._consecutive_failures = 0
-        """Requests in a row that failed."""
+        """Number of consecutive failed requests."""
         self._exclusion_reason = ""
-        """Why the evaluator is not asked any more."""
+        """Reason why the evaluator gets no further requests; empty unless it is excluded."""
         self._link_task = asyncio.create_task(link.run(lambda event: None))
         self._evaluation_task = asyncio.create_task(self._evaluate_all())
 
     def restore(self, version: int, pending_lines: Sequence[Mapping[str, Any]]) -> None:
-        """After a restart: say what was not said, with the scores of rounds up to ``version``, there or to come.
+        """Restore the queue of a resumed run, for the rounds up to ``version``, and log the pending lines.
 
-        ``pending_lines`` is what :meth:`fedws.recording.ordered_log.OrderedLog.pending` gave then.
+        ``pending_lines`` is the result of :meth:`fedws.recording.ordered_log.OrderedLog.pending` at the checkpoint.
+        Models that were not evaluated are queued again if their files exist. All other files are deleted.
         """
         known = {(record["round"], record["model"]): record for record in self._run_log.records if "model" in record}
         files: dict[int, dict[str, Path]] = {}
@@ -83,29 +84,32 @@ class EvaluationQueue:
             saved_files = files.get(round_number, {})
             scores = [known[round_number, it] for it in models if (round_number, it) in known]
             lost_models = [model for model in models if model not in saved_files and (round_number, model) not in known]
-            missing = {"given up before the run went on": lost_models} if lost_models else {}
+            missing = {"skipped before the run was resumed": lost_models} if lost_models else {}
             lines = [line for score in scores for line in self._format_lines(score)]
             self._enqueue(round_number, models, saved_files, lines, missing)
 
     def add_model(self, round_number: int, name: str, tensors: Tensors) -> None:
-        """Write a model of the round that is going on; blocking, safe to call from another thread."""
+        """Write a model of the current round to a file. The call blocks, and may come from another thread.
+
+        Raises RunFailed if the folder cannot be created.
+        """
         if self._exclusion_reason:
             return
         try:
             private_files.create_dir(self._folder, exist_ok=True)
         except OSError as error:
-            raise RunFailed(f"{self._folder} cannot be made: {error.strerror or error}") from None
+            raise RunFailed(f"cannot create {self._folder}: {error.strerror or error}") from None
         self._saved_models[name] = write_model(self._folder / f"{round_number}-{name}.safetensors", tensors)
 
     def close_round(self, round_number: int, workers: Sequence[str]) -> None:
-        """All models of the round are kept: score the workers' in the given order, the federated one last.
+        """Queue all models of the round: those of ``workers`` in the given order, then the federated model.
 
-        Raises what ended the scoring, as a full disk.
+        Raises the error that ended the evaluation task, for example because the disk is full.
         """
         if self._evaluation_task.done():
             self._evaluation_task.result()
         saved_models, self._saved_models = self._saved_models, {}
-        if not saved_models:  # nothing is scored any more
+        if not saved_models:  # the evaluator is excluded
             return
         models = [model for model in [*workers, FEDERATED_MODEL] if model in saved_models]
         self._enqueue(round_number, models, saved_models, [], {})
@@ -127,7 +131,10 @@ class EvaluationQueue:
         self._changed.set()
 
     async def finish(self) -> None:
-        """Wait until every round that was closed has its scores, or the evaluator is gone; it is said for whom."""
+        """Wait until every closed round is evaluated or the evaluator is lost.
+
+        A line is logged for each ``peer_timeout`` seconds of waiting.
+        """
         self._is_finishing = True
         self._changed.set()
         while not (await asyncio.wait([self._evaluation_task], timeout=self._peer_timeout))[0]:
@@ -136,7 +143,7 @@ class EvaluationQueue:
         self._remove_empty_folder()
 
     async def stop(self) -> None:
-        """Give up on the scores that are missing, and say so; their models stay for a run that goes on."""
+        """Stop evaluating, and log the missing evaluations; their model files are kept for a resumed run."""
         tasks = [self._evaluation_task, self._link_task]
         for task in tasks:
             task.cancel()
@@ -161,12 +168,15 @@ class EvaluationQueue:
                 continue
             entry = self._rounds[0]
             while entry.queued_models and not self._exclusion_reason and await self._wait_for_link():
-                if entry.queued_models:  # else the last was given up meanwhile
+                if entry.queued_models:  # the last one may have been skipped during the wait
                     await self._evaluate_next(entry)
             self._finish_round(entry, f"{self._link.node}: {self._exclusion_reason or self._link.last_error}")
 
     async def _wait_for_link(self) -> bool:
-        """Wait for the evaluator, until it has been away for ``peer_timeout`` seconds. Raises what ended its link."""
+        """Wait for the evaluator until it has been disconnected for ``peer_timeout`` seconds.
+
+        Return True if it is connected. Raises the error that ended its link.
+        """
         if not self._link.connected.is_set():
             connecting = asyncio.create_task(self._link.connected.wait())
             seconds_left = self._link.disconnected_since + self._peer_timeout - asyncio.get_running_loop().time()
@@ -198,7 +208,7 @@ class EvaluationQueue:
             entry.lost_request_count = entry.lost_request_count.add(answer)
             reason = entry.lost_request_count.failure_reason("evaluate")
             if not reason:
-                entry.queued_models.appendleft((model, path))  # it is asked again when it is back
+                entry.queued_models.appendleft((model, path))  # retried once the evaluator is connected again
                 return
             answer = replace(answer, kind="failed", reason=reason)
         entry.lost_request_count = NO_LOSSES
@@ -206,10 +216,8 @@ class EvaluationQueue:
         self._consecutive_failures = self._consecutive_failures + 1 if problem else 0
         if problem:
             entry.missing_models.setdefault(problem, []).append(model)
-        if (
-            isinstance(answer, TaskFailure) and answer.code == "retry_later"
-        ):  # no failure, and no wait: the next model comes anyway
-            self._consecutive_failures -= 1
+        if isinstance(answer, TaskFailure) and answer.code == "retry_later":
+            self._consecutive_failures -= 1  # not a failure; the next request is for another model anyway
         permanent = isinstance(answer, TaskFailure) and answer.code == "permanent"
         if permanent or self._consecutive_failures == MAX_CONSECUTIVE_FAILURES:
             times = "" if permanent else ", three times in a row"
@@ -217,14 +225,14 @@ class EvaluationQueue:
         path.unlink(missing_ok=True)
 
     def _handle_answer(self, entry: EvaluationRound, model: str, answer: Answer) -> str:
-        """Record a score; return what is wrong with the answer, if anything."""
+        """Record an evaluation. Return the problem with the answer, or an empty string."""
         if isinstance(answer, TaskFailure):
             return answer.reason
         self._one_time_log.log_warnings(answer.metrics)
         try:
             record = build_record(entry.round, model, answer.metrics)
         except ValidationError as error:
-            return f"no score: {describe_setting_error(error)}"
+            return f"invalid evaluation: {describe_setting_error(error)}"
         self._run_log.write_record("evaluation", **record)
         entry.log_lines += self._format_lines(record)
         return ""
@@ -243,11 +251,11 @@ class EvaluationQueue:
         return await self._link.execute(request, subject=model)
 
     def _format_lines(self, record: Record) -> list[str]:
-        """Return the lines of a score."""
+        """Return the log lines of an evaluation."""
         return format_evaluation(record, self._label_groups)
 
     def _skip_oldest(self) -> None:
-        """Give up on the worker's model that has waited longest; on a federated one only when there is no other."""
+        """Skip the worker's model that has waited longest, or a federated model if only those are queued."""
         behind = [entry for entry in self._rounds if len(entry.queued_models) > 1] or [
             e for e in self._rounds if e.queued_models
         ]

@@ -1,4 +1,4 @@
-"""The coordinator's half of a handshake: whether the other end of a link is the node that is meant."""
+"""The coordinator's side of the handshake, which checks that the peer is the expected node."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,39 +14,53 @@ from fedws.protocol.messages import MESSAGE_NAMES, Challenge, Hello, Message, Re
 from fedws.protocol.run_claim import RunClaim
 from fedws.security.credentials import Credentials
 
+_CLOSE_REASON = "the coordinator ended the handshake"
+
 
 @dataclass
 class CoordinatorHandshake:
-    """One handshake: for which run, which node, and what it must be and hold."""
+    """A handshake with one node, with the role and the data set that the node must have."""
 
     claim: RunClaim
-    """The run, with its private key for this node."""
+    """Claim of the run, with its private key for this node."""
     node: str
     role: Literal["worker", "evaluator"]
     dataset: str
     credentials: Credentials
     has_body_store: bool = False
-    """Whether bodies can be fetched from the run's object store."""
+    """True if the run has an object store from which bodies can be fetched."""
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
-    """Bytes of the largest message that the coordinator accepts."""
+    """Size in bytes of the largest message that the coordinator accepts."""
     peer_authenticated: bool = False
-    """Whether the other end has shown that it knows the network key."""
+    """True if the peer has proved that it has the network key."""
 
     async def perform(self, channel: Channel) -> Welcome:
-        """Shake hands on a link, which is closed if that comes to nothing. Raises LinkError, as LinkRefused."""
+        """Perform the handshake on ``channel`` and return the node's welcome.
+
+        Raises LinkError, such as LinkRefused, and closes the channel if the handshake fails.
+        """
         try:
             welcome = self._check_answer(await self._exchange(channel))
             channel.mark_authenticated()
-        except BodyUnavailable as error:  # nobody has asked for tensors yet
+        except BodyUnavailable as error:  # no tensors were requested yet
             await channel.close(str(error), CloseCode.MESSAGE_REJECTED)
             raise ProtocolError(str(error)) from None
+        except LinkRefused as refused:
+            await channel.close(self._build_close_reason(refused))
+            raise
         except BaseException:
-            await channel.close("the coordinator did not go on")
+            await channel.close(_CLOSE_REASON)
             raise
         return welcome
 
+    def _build_close_reason(self, refused: LinkRefused) -> str:
+        """Return the reason for the log of a rejected node; a peer that is not authenticated gets no details."""
+        if refused.kind == "key":
+            return "the network keys differ; compare the output of 'fedws key show' on both sides"
+        return f"rejected by the coordinator: {refused}" if self.peer_authenticated else _CLOSE_REASON
+
     async def _exchange(self, channel: Channel) -> Message:
-        """What a node says at last, whose proof is right if one is due."""
+        """Return the node's answer to the hello, after a check of its proof if a network key is set."""
         credentials = self.credentials
         key = credentials.key.secret if credentials.key is not None else None
         nonce = handshake.create_nonce() if key is not None else ""
@@ -63,24 +77,25 @@ class CoordinatorHandshake:
         answer = await channel.receive()
         if key is not None and isinstance(answer, Challenge):
             proof = handshake.create_proof(key, hello, answer, self.claim.key)
-            if answer.node != self.node:  # one that was asked by a stranger, who passes its proof off as his
+            if answer.node != self.node:  # an attacker may relay the proof of another node
                 raise LinkRefused("node", f"this is {to_printable(answer.node, 64)}, not {self.node}")
             self.peer_authenticated = True
             await channel.send(proof)
             channel.set_session_key(handshake.derive_session_key(key, hello, answer))
             return await channel.receive()
         if key is not None and isinstance(answer, Welcome):
-            raise LinkRefused("key", "it takes part --insecure, and proves nothing; give it --key-file or FEDWS_KEY")
+            raise LinkRefused("key", "it does not authenticate (--insecure); set its --key-file or FEDWS_KEY")
         return answer
 
     def _check_answer(self, answer: Message) -> Welcome:
         if isinstance(answer, Refusal):
-            unproved = (
-                "" if self.peer_authenticated or self.credentials.key is None else "says, without a proof of the key: "
-            )
-            raise LinkRefused(answer.kind, f"{unproved}{to_printable(answer.reason)}")
+            is_trusted = self.peer_authenticated or self.credentials.key is None
+            prefix = "" if is_trusted else "unauthenticated refusal: "
+            raise LinkRefused(answer.kind, f"{prefix}{to_printable(answer.reason)}")
         if not isinstance(answer, Welcome):
-            raise ProtocolError(f"{MESSAGE_NAMES[type(answer)]} where a welcome was due")
+            raise ProtocolError(f"unexpected message {MESSAGE_NAMES[type(answer)]!r}, expected 'welcome'")
+        if answer.node != self.node:
+            raise LinkRefused("node", f"this is {to_printable(answer.node, 64)}, not {self.node}")
         if answer.role != self.role:
             raise LinkRefused("node", f"it is {_with_article(answer.role)}, not {_with_article(self.role)}")
         if answer.dataset != self.dataset:

@@ -1,4 +1,4 @@
-"""The weights of a model in a safetensors file, as a run starts from them."""
+"""The loader of the initial weights of a run from a safetensors file."""
 
 from pathlib import Path
 
@@ -9,26 +9,27 @@ from fedws.core.errors import UsageError
 from fedws.core.tensors import Tensors, copy_to_cpu, find_mismatch, find_nonfinite
 from fedws.core.untrusted_text import to_printable
 
-_EXPECTED_FILE = "a file of weights, as model.safetensors of a run"
+_EXPECTED_FILE = "a file of weights such as model.safetensors of a run"
 
 
 def load_initial_model(path: Path, reference: Tensors, model_name: str) -> Tensors:
-    """Return the weights in a file, in memory of their own: the file may change or go afterwards.
+    """Return the weights in a file, copied into memory so that the file may change afterwards.
 
-    Raises UsageError unless they have the names, shapes and dtypes of ``reference``, which are those of ``model_name``.
+    ``reference`` has the state dict of the model ``model_name``. Raises UsageError if the file cannot be read, or if
+    its names, shapes or dtypes differ from the reference.
     """
     try:
-        with path.open("rb"):  # says in words why it cannot be read
+        with path.open("rb"):  # raises an OSError with a clear reason
             found = tensor_file.load_tensors(path)
     except OSError as error:
         raise UsageError(
-            f"--initial-model {path} cannot be read: {error.strerror or error}; name {_EXPECTED_FILE}"
+            f"--initial-model: cannot read {path}: {error.strerror or error}; give {_EXPECTED_FILE}"
         ) from None
-    except (SafetensorError, KeyError, ValueError):  # a dtype that torch has not
-        raise UsageError(f"--initial-model {path} is not a safetensors file; name {_EXPECTED_FILE}") from None
+    except (SafetensorError, KeyError, ValueError):  # KeyError: a dtype that torch does not support
+        raise UsageError(f"--initial-model {path} is not a safetensors file; give {_EXPECTED_FILE}") from None
     if problem := find_mismatch(found, reference):
-        which = f"does not fit the model {model_name}: {to_printable(problem)}"
-        raise UsageError(f"--initial-model {path} {which}; name the model that it is of with --model")
+        mismatch = f"does not fit the model {model_name}: {to_printable(problem)}"
+        raise UsageError(f"--initial-model {path} {mismatch}; set --model to the model of this file")
     if problem := find_nonfinite(found):
-        raise UsageError(f"--initial-model {path} cannot be trained from: {problem}; name {_EXPECTED_FILE}")
+        raise UsageError(f"--initial-model {path} cannot be used: {problem}; give {_EXPECTED_FILE}")
     return copy_to_cpu(found)

@@ -1,4 +1,4 @@
-"""The coordinator's end of one node: dialled as long as the run lasts, requests out, answers in."""
+"""The coordinator's link to one node, which it opens again whenever it is lost."""
 
 import asyncio
 from collections.abc import Callable
@@ -37,28 +37,30 @@ from fedws.protocol.messages import (
 from fedws.scheduling.events import Event, WorkerConnected, WorkerDisconnected
 
 _LOST: LinkFailureKind = "lost"
-_FAILED: LinkFailureKind = "failed"  # what would happen again is not laid on the link
+_FAILED: LinkFailureKind = "failed"  # a cause that a new link would not remove
 
 
 class Link:
-    """One node of a run. While :meth:`run` runs it is dialled again whenever its link is down."""
+    """The link to one node of a run. While :meth:`run` is running, a lost link is opened again."""
 
     def __init__(self, connector: Connector, stored_bodies: StoredBodies | None = None) -> None:
         self.connector = connector
         self.node = connector.node
         self.url = connector.url
         self.welcome: Welcome | None = None
-        """What the node said of itself last; None before it was reached."""
+        """Newest welcome of the node; None before the first connection."""
+        self.encryption = ""
+        """Encryption of the newest connection for log lines; empty if it is not encrypted."""
         self.connected = asyncio.Event()
-        """Set while there is a link."""
+        """Event that is set while the link is open."""
         self.disconnected_since = asyncio.get_running_loop().time()
-        """By the loop's clock, while there is no link."""
+        """Time at which the link was lost, by the event loop's clock; used only while it is not open."""
         self._retention = connector.limits.retention
         self._channel: Channel | None = None
         self._open_requests = OpenRequests(connector.node)
         self._bytes_on_closed_channels = (0, 0)
         self._last_request_key: tuple[object, ...] = ()
-        """What tells the request that was sent last from others, however often it is sent."""
+        """Key of the newest request; it is the same each time the request is sent again."""
         self._transfers = BodyTransfers(
             stored_bodies, connector.node, get_max_answer_bytes=self._open_requests.max_answer_bytes
         )
@@ -66,29 +68,29 @@ class Link:
 
     @property
     def last_error(self) -> str:
-        """Why there is no link; empty while there is one."""
+        """Reason why the link is not open; empty while it is open."""
         return "" if self._channel is not None else self.connector.last_error
 
     @property
     def bytes_transferred(self) -> tuple[int, int]:
-        """Bytes sent and received so far, over all links to this node."""
+        """Numbers of bytes sent and received so far, over all connections to this node."""
         (sent, received), channel, stored = self._bytes_on_closed_channels, self._channel, self._transfers
         sent, received = sent + stored.store_bytes_sent, received + stored.store_bytes_received
         return (sent, received) if channel is None else (sent + channel.bytes_sent, received + channel.bytes_received)
 
     async def run(self, on_event: Callable[[Event], None]) -> None:
-        """Dial, read answers, and when the link is lost dial again, until cancelled.
+        """Connect and read answers until cancelled; reconnect whenever the link is lost.
 
-        ``on_event`` gets WorkerConnected and WorkerDisconnected; open requests are answered before the latter. Raises
-        what :meth:`Connector.connect` does, RunFailed when another coordinator continues this run, and UsageError for
-        an invalid address.
+        ``on_event`` gets WorkerConnected and WorkerDisconnected. Open requests are answered before the latter. Raises
+        the errors of :meth:`Connector.connect`, RunFailed if another coordinator continues this run, and UsageError
+        for an invalid address.
         """
         listener = self.connector.listener
         newer_channel: asyncio.Task[WelcomedChannel] | None = None
         try:
             while True:
                 welcomed = await (newer_channel or self.connector.connect())
-                # A node that dials out may do so again before its older link is known to be lost here.
+                # A node in dial-out mode may join again before the loss of its older link is noticed here.
                 joining = None if listener is None else self.connector.wait_for_join(listener)
                 newer_channel = None if joining is None else asyncio.create_task(joining)
                 await self._use_channel(*welcomed, newer_channel, on_event)
@@ -105,18 +107,18 @@ class Link:
         newer_channel: "asyncio.Task[WelcomedChannel] | None",
         on_event: Callable[[Event], None],
     ) -> None:
-        """Read answers until the link is lost, or there is a newer one."""
+        """Read answers until the link is lost or a newer one replaces it."""
         if self._forget_timer is not None:
             self._forget_timer.cancel()
         channel.transfers = self._transfers
         self._transfers.set_peer_offsets(welcome.resume_offsets)
         self._transfers.set_peer_has_body_store(welcome.has_body_store)
         self._transfers.set_peer_limits(MessageLimits(welcome.max_message_bytes, welcome.max_tensors, self.node))
-        self._channel, self.welcome = channel, welcome
+        self._channel, self.welcome, self.encryption = channel, welcome, channel.encryption
         self.connected.set()
         on_event(WorkerConnected(worker=self.node, num_examples=welcome.num_examples))
         reason = close_reason = "the coordinator ends"
-        kind, code = _LOST, CloseCode.APPLICATION_ERROR
+        kind, code = _LOST, CloseCode.NORMAL_CLOSURE
         try:
             await self._read_answers(channel, newer_channel)
         except ProtocolError as error:
@@ -125,18 +127,18 @@ class Link:
         except LinkError as error:
             reason, close_reason = f"link lost: {error}", ""
             kind = _FAILED if isinstance(error, MessageRejected) else _LOST
-            if isinstance(error, TakenOver):  # two that dial again would take it from each other for ever
+            if isinstance(error, TakenOver):  # two reconnecting coordinators would replace each other forever
                 raise RunFailed(f"{self.node} at {self.url}: {error}") from None
         finally:
             self._handle_disconnect(channel, reason, kind)
             loop = asyncio.get_running_loop()
             self._forget_timer = loop.call_later(self._retention, self._transfers.discard_partial)
             on_event(WorkerDisconnected(worker=self.node, reason=reason))
-            if newer_channel is None or not newer_channel.done():  # else the listener closes it
-                await channel.close(close_reason, code)  # which may take long
+            if newer_channel is None or not newer_channel.done():  # otherwise the listener closes it
+                await channel.close(close_reason, code)  # may take long, so last
 
     async def _read_answers(self, channel: Channel, newer_channel: "asyncio.Task[WelcomedChannel] | None") -> None:
-        """Raises why it ended."""
+        """Read answers until the link ends. Raise ProtocolError or LinkError with the reason."""
 
         async def read() -> None:
             while True:
@@ -153,9 +155,9 @@ class Link:
             await asyncio.gather(reading, return_exceptions=True)
 
     async def send_request(self, request: TaskRequest, on_answer: Callable[[Answer], None], subject: str = "") -> None:
-        """Send a request; ``on_answer`` gets its one answer, also a TaskFailure of kind ``lost`` without a link.
+        """Send a request; ``on_answer`` gets its one answer, which is a TaskFailure of kind ``lost`` without a link.
 
-        ``subject`` distinguishes requests of one round, such as those to score its models.
+        ``subject`` distinguishes the requests of one round, for example the evaluations of its models.
         """
         if self._channel is None:
             return on_answer(build_failure(request, "lost", self.last_error, "transfer_interrupted"))  # it was not sent
@@ -167,7 +169,7 @@ class Link:
         try:
             await self._channel.send(replace(request, resume_offsets=self._transfers.resume_offsets))
             self._open_requests.mark_sent(request.request_id)
-        except UsageError as error:  # too large, or of tensors that cannot travel: it will be so each time
+        except UsageError as error:  # too large or with unsupported tensors, so a retry would fail too
             reason = (
                 f"the request has {error}"
                 if isinstance(error, MessageTooLarge)
@@ -175,8 +177,8 @@ class Link:
             )
             self._open_requests.resolve(request.request_id, build_failure(request, "failed", reason, "permanent"))
         except LinkError:
-            pass  # the reader sees it too, and answers all that is open
-        except Exception as error:  # a bug here must end the request, not leave it waiting
+            pass  # the reader gets this error too, and fails all open requests
+        except Exception as error:  # a bug here must fail the request, not leave it open
             self._open_requests.resolve(request.request_id, build_failure(request, "failed", summarize_error(error)))
         return None
 
@@ -187,18 +189,20 @@ class Link:
         return await answer
 
     async def _receive_message(self, channel: Channel) -> Message:
-        """The next message; a result whose body is not to be had is a failure."""
+        """Return the next message. A result whose body cannot be fetched becomes a TaskFailure."""
         try:
             return await channel.receive()
         except BodyUnavailable as error:
             result = error.message
             if not isinstance(result, TaskResult):
-                raise ProtocolError("a body in an object store, of no result") from None
+                raise ProtocolError("only a result may have a body in an object store") from None
             return build_failure(result, "failed", str(error))
 
     def _handle_message(self, message: Message) -> None:
         if not isinstance(message, TaskResult | TaskFailure):
-            raise ProtocolError(f"{MESSAGE_NAMES[type(message)]} where an answer was due")
+            raise ProtocolError(
+                f"unexpected message {MESSAGE_NAMES[type(message)]!r}, expected 'task_result' or 'task_failure'"
+            )
         answer = self._open_requests.check_answer(message)
         if isinstance(answer, TaskResult):
             self.connector.backoff.reset()

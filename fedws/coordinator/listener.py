@@ -1,4 +1,4 @@
-"""Where nodes arrive that dial out: each is held until the run calls it, as if it had been dialled."""
+"""The listener for nodes in dial-out mode, which holds each joined channel until the run uses it."""
 
 import asyncio
 import contextlib
@@ -18,22 +18,23 @@ from fedws.protocol.messages import MESSAGE_NAMES, Join, Welcome
 from fedws.recording.run_log import log
 from fedws.security.credentials import INSECURE, Credentials
 
-REPLACED_REASON = "the node has joined anew"
-"""Why the older of two links of one node is closed."""
+REPLACED_REASON = "the node has joined again"
+"""Reason for closing the older of two links of one node."""
 
 
 @dataclass(frozen=True)
 class _JoinedNode:
-    """Who has joined under a node's name."""
+    """A peer that has joined under a node's name."""
 
     channel: Channel
     instance: str
 
 
 class JoinListener:
-    """Holds those who come, by name. Anybody may claim one; whose it is, the :class:`Link` that calls them finds out.
+    """A collection of joined channels by node name.
 
-    Once that is known, another node of the same name is refused.
+    Any peer may claim a name, and the handshake of a :class:`fedws.coordinator.link.Link` authenticates it. While one
+    peer is accepted under a name, other nodes of that name are rejected.
     """
 
     def __init__(self, expected_nodes: Collection[str], limits: Limits, credentials: Credentials) -> None:
@@ -50,9 +51,9 @@ class JoinListener:
     async def wait_for_node(
         self, node: str, shake_hands: Callable[[Channel], Coroutine[Any, Any, Welcome | None]]
     ) -> tuple[Channel, Welcome]:
-        """The first link under this name on which ``shake_hands`` gets a welcome.
+        """Return the first channel under this name on which ``shake_hands`` gets a welcome, with that welcome.
 
-        All are greeted at once, so that nobody who says nothing keeps the node out.
+        The handshakes run concurrently, so that a silent peer cannot block the real node.
         """
         handshakes: dict[asyncio.Task[Welcome | None], Channel] = {}
         next_join = asyncio.create_task(self.next_channel(node))
@@ -74,7 +75,7 @@ class JoinListener:
             await asyncio.gather(next_join, *handshakes, return_exceptions=True)
 
     async def next_channel(self, node: str) -> Channel:
-        """The next link on which somebody has joined under this name."""
+        """Wait for the next channel on which a peer has joined under this name, and return it."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._pending[node])
         joined_node = self._pending[node].pop(0)
@@ -82,21 +83,21 @@ class JoinListener:
         return joined_node.channel
 
     def accept(self, node: str, channel: Channel) -> None:
-        """On this link it is the node; all others under its name are closed."""
+        """Accept ``channel`` as the node's, and close all other channels under this name."""
         accepted = next((joined_node for joined_node in self._contacted[node] if joined_node.channel is channel), None)
-        if accepted is None:  # it has gone already
+        if accepted is None:  # it is closed already
             return
         self._accepted[node] = accepted
         for joined_node in self._pending[node] + self._contacted[node]:
             if joined_node is not accepted:
                 reason = REPLACED_REASON if joined_node.instance == accepted.instance else duplicate_node_reason(node)
-                closing = asyncio.create_task(joined_node.channel.close(reason))  # which may take long
+                closing = asyncio.create_task(joined_node.channel.close(reason))  # a task, since it may take long
                 self._closing_tasks.add(closing)
                 closing.add_done_callback(self._closing_tasks.discard)
         self._pending[node].clear()
 
     async def handle(self, channel: Channel) -> None:
-        """Hold one link until it is not needed any more."""
+        """Receive the join on a new channel, and hold the channel until it is closed."""
         joined = await admit(
             channel, lambda: self._receive_join(channel), self._join_timeout, self._warning_log, "a node"
         )
@@ -104,17 +105,21 @@ class JoinListener:
             await self._hold_until_closed(*joined)
 
     async def _receive_join(self, channel: Channel) -> tuple[str, _JoinedNode]:
-        """Receive a join. Raises LinkRefused, which tells a stranger nothing of others, ProtocolError and LinkLost."""
+        """Receive and check a join; return the node's name and the joined peer.
+
+        Raises LinkRefused, ProtocolError and LinkLost. The refusals disclose nothing about other nodes.
+        """
         join = await channel.receive()
         if not isinstance(join, Join):
-            raise ProtocolError(f"{MESSAGE_NAMES[type(join)]} before join")
+            raise ProtocolError(f"unexpected message {MESSAGE_NAMES[type(join)]!r}, expected 'join'")
         name, tls = to_printable(join.node, 64), self._credentials.tls
         if join.protocol != PROTOCOL_VERSION:
-            raise LinkRefused("protocol", f"the coordinator speaks protocol {PROTOCOL_VERSION}, not {join.protocol}")
+            raise LinkRefused("protocol", f"the coordinator uses protocol {PROTOCOL_VERSION}, not {join.protocol}")
         if join.node not in self._expected_nodes:
-            raise LinkRefused("node", f"this run does not expect {name}; see --id here, and --expect-workers there")
+            raise LinkRefused("node", f"this run does not expect {name}; check --id here and --expect-workers there")
         if tls is not None and tls.is_mutual and channel.peer != join.node:
-            raise LinkRefused("key", f"{name} shows the certificate of {channel.peer or 'no node alone'}; see --id")
+            owner = f"the certificate of {channel.peer}" if channel.peer else "no certificate of a single node"
+            raise LinkRefused("key", f"{name} presented {owner}; check --id")
         accepted = self._accepted.get(join.node)
         if accepted is not None and accepted.instance != join.instance_id:
             raise LinkRefused("busy", duplicate_node_reason(name))
@@ -136,10 +141,10 @@ class JoinListener:
 
 @contextlib.asynccontextmanager
 async def listen(plan: Plan, limits: Limits, credentials: Credentials) -> AsyncIterator[JoinListener | None]:
-    """Listen for nodes that join a run, while the context lasts; give None when all its nodes are dialled, or are at a
-    broker.
+    """Listen for the nodes that join a run, and yield the listener while the context is open.
 
-    Raises UsageError when it cannot listen there.
+    Yield None if no node joins: the coordinator connects to all of them, or they use a broker. Raises UsageError if the
+    address cannot be used.
     """
     if not plan.listen or find_transport(plan.listen).brokered:
         yield None
@@ -153,5 +158,5 @@ async def listen(plan: Plan, limits: Limits, credentials: Credentials) -> AsyncI
 
 
 def duplicate_node_reason(node: str) -> str:
-    """What another node of its name is told."""
-    return f"{node} is here already, or seems to be; ids must differ"
+    """Return the reason for rejecting another node of the same name."""
+    return f"{node} seems to be connected already; node ids must differ"

@@ -1,4 +1,4 @@
-"""Log lines that a run has once: what a worker trains, and the warnings of nodes."""
+"""Log lines that a run contains only once: the workload of a worker and the warnings of nodes."""
 
 from collections.abc import Sequence
 
@@ -10,18 +10,18 @@ from fedws.training import task_warnings
 
 
 class OneTimeLog:
-    """Logs each line once in a run."""
+    """A log that writes each line only once in a run."""
 
     def __init__(self, lines: OrderedLog) -> None:
         self._lines = lines
         self._logged_lines: set[str] = set()
 
     def log_workload(self, requests: Sequence[TaskRequest], plan: Plan) -> None:
-        """Log what each worker trains, if the first requests are to train."""
+        """Log the workload of each worker, if the first requests are for training."""
         self._log(*describe_workload(requests, plan))
 
     def log_warnings(self, metrics: Json) -> None:
-        """Log the warnings that a result's metrics carry."""
+        """Log the warnings in the metrics of a result."""
         self._log(*task_warnings.get_log_lines(metrics))
 
     def _log(self, *lines: str) -> None:
@@ -30,7 +30,7 @@ class OneTimeLog:
 
 
 def describe_workload(requests: Sequence[TaskRequest], plan: Plan) -> list[str]:
-    """Return the line on what each worker trains; none for requests whose settings do not name batches."""
+    """Return the line about the workload of each worker, or an empty list if no request has batch settings."""
     for request in requests:
         size, epochs, max_batches = (
             request.settings.get(name) for name in ("batch_size", "epochs", "max_local_batches")
@@ -39,14 +39,14 @@ def describe_workload(requests: Sequence[TaskRequest], plan: Plan) -> list[str]:
             isinstance(value, int) for value in (size, epochs, max_batches)
         ):
             continue
-        what = f"at most {max_batches} batch{'es' * (max_batches != 1)} of {size}"
+        workload = f"at most {max_batches} batch{'es' * (max_batches != 1)} of {size}"
         if max_batches == UNLIMITED_BATCHES or epochs != 1:
             limit = (
                 "" if max_batches == UNLIMITED_BATCHES else f", at most {max_batches} batch{'es' * (max_batches != 1)}"
             )
-            what = f"{epochs} epoch{'s' * (epochs != 1)} in batches of {size}{limit}"
-        what += ", without a short last batch" if request.settings.get("drop_last") else ""
+            workload = f"{epochs} epoch{'s' * (epochs != 1)} in batches of {size}{limit}"
+        workload += ", without a short last batch" if request.settings.get("drop_last") else ""
         decay = f"{100 * (1 - plan.lr_decay):.3g} % less each round" if plan.lr_decay < 1 else "constant"
         rate = f"lr {plan.lr:g}, {decay}"
-        return [f"Each worker trains {what} (loss {plan.loss}, {plan.optimizer}, {rate})"]
+        return [f"Each worker trains {workload} (loss {plan.loss}, {plan.optimizer}, {rate})"]
     return []

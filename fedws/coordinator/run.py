@@ -1,4 +1,4 @@
-"""A whole run: from a plan to a trained model and its record."""
+"""The functions that carry out a whole run, from a plan to a trained model and its record."""
 
 import asyncio
 import contextlib
@@ -16,6 +16,7 @@ from fedws.coordinator.connector import Connector
 from fedws.coordinator.driver import Driver
 from fedws.coordinator.evaluation_queue import EvaluationQueue
 from fedws.coordinator.link import Link
+from fedws.coordinator.link_report import describe_links
 from fedws.coordinator.listener import listen
 from fedws.coordinator.one_time_log import OneTimeLog
 from fedws.coordinator.server_trainer import ServerTrainer
@@ -52,12 +53,12 @@ Observer = Callable[[Record], None]
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run leaves."""
+    """The result of a run."""
 
     model: Tensors
-    """The trained federated model, a state dict on the CPU."""
+    """State dict of the trained federated model, on the CPU."""
     metrics: list[Record]
-    """Every line of ``metrics.jsonl``, in its order."""
+    """All lines of ``metrics.jsonl``, in their order."""
     directory: Path
 
     def rounds(self) -> list[Record]:
@@ -65,12 +66,12 @@ class RunResult:
         return [record for record in self.metrics if record["kind"] == "round"]
 
     def evaluations(self, model: str = FEDERATED_MODEL) -> list[Record]:
-        """Return the evaluations of the federated model, or of a worker's own, by round."""
+        """Return the evaluations of the federated model, or of the worker model named ``model``, by round."""
         return [record for record in self.metrics if record["kind"] == "evaluation" and record["model"] == model]
 
     @property
     def accuracy(self) -> float | None:
-        """The federated model's last accuracy, 0 to 1; None when it was never scored or does not classify."""
+        """Newest accuracy of the federated model, 0 to 1; None if it was not evaluated or is not a classifier."""
         scores = self.evaluations()
         return scores[-1]["accuracy"] if scores else None
 
@@ -84,26 +85,25 @@ async def run(
     body_store: BodyStore | None = None,
     **settings: Any,
 ) -> RunResult:
-    """Run federated learning over named nodes that are being served, and keep its record in ``run_dir``.
+    """Run federated learning over named nodes that are being served, and write its record to ``run_dir``.
 
-    ``settings`` are the fields of :class:`fedws.Plan`, named as the flags: ``workers={"alice": "ws://host:8777"}``,
-    ``evaluator={...}`` (empty for none), ``algorithm="fedavg"``, ``model``, ``dataset``, ``loss``, ``optimizer``,
-    ``rounds`` and the rest. ``observers`` are called with every record as it is written.
+    ``settings`` are the fields of :class:`fedws.Plan`, which are named like the flags. Examples are
+    ``workers={"alice": "ws://host:8777"}``, ``evaluator={...}`` (empty for none), ``algorithm="fedavg"``, ``model``,
+    ``dataset``, ``loss``, ``optimizer`` and ``rounds``. ``observers`` are called with every record as it is written.
 
-    With ``resume``, a run's directory, continue that run from its newest checkpoint. ``settings`` may then be left out,
-    or must be those of the run, but for :data:`fedws.core.resume_rules.CHANGEABLE_ON_RESUME`, the workers and all
-    addresses. A run that has finished continues with more ``rounds``, and is over at once without.
+    ``resume`` is the directory of a run, which continues from its newest checkpoint. ``settings`` may then be omitted.
+    Only the workers, all addresses and :data:`fedws.core.resume_rules.CHANGEABLE_ON_RESUME` may change. A finished run
+    continues with more ``rounds``, and returns at once without them.
 
-    ``credentials`` is what the run proves itself with, and asks of its nodes; by default the user's own network key.
-    With ``body_store``, large bodies go through its object store to and from all nodes that have one, and are deleted
-    at the end.
+    ``credentials`` authenticate the run and its nodes, and default to the user's own network key. With ``body_store``,
+    large bodies pass through its object store to and from all nodes that have one. They are deleted at the end.
 
-    Raises UsageError for a setting that cannot work, and RunFailed, naming node and reason, when the run cannot go
-    on; the rounds that were complete by then are in the record.
+    Raises UsageError for an invalid setting. Raises RunFailed with the node and the reason if the run cannot continue.
+    The record then contains the completed rounds.
     """
     if resume is not None:
         if run_dir is not None:
-            raise UsageError("a run goes on in its own directory; leave run_dir out")
+            raise UsageError("resume cannot be combined with run_dir; remove run_dir")
         return await resume_run(Path(resume), settings, observers, credentials, body_store)
     return await run_plan(
         build_plan(settings), Path(run_dir) if run_dir is not None else None, observers, credentials, body_store
@@ -111,10 +111,10 @@ async def run(
 
 
 def run_sync(**settings: Any) -> RunResult:
-    """:func:`run` for code that is not async, and also where an event loop is already running, as in a notebook.
+    """Call :func:`run` from code that is not async, even if an event loop is already running, as in a notebook.
 
-    The caller's loop stands still meanwhile; nodes served in it (``memory://``) cannot answer, so ``await run``
-    there.
+    The call blocks the caller's loop, so nodes that are served in that loop (``memory://``) cannot answer. Use
+    ``await run`` for them.
     """
     try:
         asyncio.get_running_loop()
@@ -131,7 +131,7 @@ def run_sync(**settings: Any) -> RunResult:
         result = thread.submit(asyncio.run, stoppable())
         try:
             return result.result()
-        except KeyboardInterrupt:  # of a notebook
+        except KeyboardInterrupt:  # from a notebook
             stop.get()()
             raise
 
@@ -144,8 +144,7 @@ async def run_plan(
     body_store: BodyStore | None = None,
     on_directory: Callable[[Path], object] = lambda path: None,
 ) -> RunResult:
-    """:func:`run` for a plan that is made already; ``on_directory`` is called with the run's directory once it has
-    one."""
+    """Call :func:`run` for an existing plan, and ``on_directory`` with the run's directory once it exists."""
     plan, scheduler, initial = prepare_run(plan)
     credentials = resolve_credentials(plan, credentials)
     run_directory = RunDirectory.create_unique(plan.algorithm) if directory is None else RunDirectory.create(directory)
@@ -161,14 +160,14 @@ async def resume_run(
     credentials: Credentials | None = None,
     body_store: BodyStore | None = None,
 ) -> RunResult:
-    """:func:`run` with ``resume``. Raises UsageError also when there is no such run."""
+    """Call :func:`run` with ``resume``. Raises UsageError also if the run is not found."""
     with contextlib.closing(RunDirectory.open_existing(directory)) as run_directory:
         checkpoints = Checkpoints(directory / CHECKPOINTS_DIR)
         plan = resume_plan(
             run_directory.plan, merge_settings(load_plan_settings(directory), settings), f"--resume {directory}"
         )
         if run_directory.finished:
-            checkpoints.prune()  # it may have been killed just before it did
+            checkpoints.prune()  # the run may have been killed before it did so
             if plan.rounds == run_directory.plan.rounds:
                 return _load_finished_run(directory)
         plan, scheduler, initial = prepare_run(plan, read_initial_model=not checkpoints.exist())
@@ -200,9 +199,10 @@ async def _run(
     limits = Limits(plan.max_message_bytes, plan.peer_timeout, plan.ping_interval)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(run_log.close)
-        stored_bodies = None
+        stored_bodies, has_store = None, False
         if body_store is not None:
             stored_bodies = StoredBodies(body_store.store, body_store.min_bytes, name, credentials.coordinator)
+            has_store = await stored_bodies.put_probe()
             stack.push_async_callback(
                 _delete_stored_bodies, stored_bodies, [credentials.coordinator, *plan.workers, *plan.evaluator], run_log
             )
@@ -210,11 +210,10 @@ async def _run(
 
         def link(node: str, url: str, role: Literal["worker", "evaluator"]) -> Link:
             join_listener = listener if url == plan.listen else None
-            stored = stored_bodies is not None
             data, seed = plan.dataset, plan.seed
             claim = RunClaim(name, credentials.coordinator, derive_takeover_key(run_directory.secret, node))
             connector = Connector(
-                node, url, role, claim, data, limits, seed, credentials, join_listener, has_body_store=stored
+                node, url, role, claim, data, limits, seed, credentials, join_listener, has_body_store=has_store
             )
             return Link(connector, stored_bodies)
 
@@ -237,7 +236,7 @@ async def _run(
         )
         await stack.enter_async_context(worker_links)
         connected: Mapping[str, int] = dict.fromkeys(links, 0)
-        if stored is None or stored.version < plan.rounds:  # else only scores are missing
+        if stored is None or stored.version < plan.rounds:  # otherwise only evaluations are missing
             connected = await worker_links.wait_until_connected(scheduler.min_results)
         run_directory.retain()
         run_log.open()
@@ -250,13 +249,10 @@ async def _run(
             evaluation_queue.restore(stored.version, stored.extra["pending"])
         run_log.lines.emit(*start.log_lines)
         if plan.listen and not plan.evaluator:
-            run_log.lines.emit("No model is scored: there is no --evaluator")
-        if credentials.key is None and not all(find_transport(url).in_process for url in plan.workers.values()):
-            run_log.lines.emit("--insecure: no worker has proved that it knows the network key")
+            run_log.lines.emit("No model is evaluated: --evaluator is not set")
+        run_log.lines.emit(*describe_links(links, plan, credentials, body_store))
         if disconnected := [worker for worker in links if worker not in connected]:
-            run_log.lines.emit(f"Beginning without {', '.join(disconnected)}")
-        if plan.cuda:
-            _log_workers_without_gpu(links, run_log)
+            run_log.lines.emit(f"Started without {', '.join(disconnected)}")
         driver = Driver(
             plan, scheduler, worker_links, evaluation_queue, run_log, checkpoints, one_time_log, feature_store
         )
@@ -268,7 +264,7 @@ async def _run(
         except BaseException as error:
             reason = describe_error(error) if isinstance(error, Exception) else "stopped"
             run_log.lines.emit(f"Ended after round {driver.version} of {plan.rounds}: {reason}")
-            with contextlib.suppress(FedwsError, OSError):  # the first reason is the one to tell
+            with contextlib.suppress(FedwsError, OSError):  # report only the first error
                 run_log.write_results(driver.model, plan)
             raise
         run_log.write_results(model, plan)
@@ -281,20 +277,14 @@ async def _delete_stored_bodies(stored_bodies: StoredBodies, nodes: Sequence[str
     try:
         await stored_bodies.delete_all(nodes)
     except StoreError as error:
-        run_log.lines.emit(f"What this run has left in the object store stays there: {error}")
+        run_log.lines.emit(f"The bodies of this run were not deleted from the object store: {error}")
 
 
 def _load_finished_run(directory: Path) -> RunResult:
-    """What a run left that had come to its end. Raises RunFailed, OSError and UsageError when it cannot be read."""
+    """Return the result of a finished run. Raise RunFailed, OSError or UsageError if it cannot be read."""
     path = directory / MODEL_FILE
     try:
         model = tensor_file.load_tensors(path)
     except SafetensorError as error:
-        raise RunFailed(f"{path} cannot be read: {error}; continue with more --rounds to write it") from None
+        raise RunFailed(f"cannot read {path}: {error}; resume with more --rounds to write it again") from None
     return RunResult(model, metrics_reader.read_records(directory), directory)
-
-
-def _log_workers_without_gpu(links: Mapping[str, Link], run_log: RunLog) -> None:
-    without = [worker for worker, link in links.items() if link.welcome is not None and not link.welcome.cuda]
-    if without:
-        run_log.lines.emit(f"--cuda: no GPU on {', '.join(without)}, which compute on the CPU")

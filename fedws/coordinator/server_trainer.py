@@ -1,6 +1,7 @@
-"""The server trainer: a process beside it that trains on what workers have sent, so that links go on meanwhile.
+"""The server trainer: a process beside the coordinator that trains on uploaded features.
 
-Requests and answers cross its standard input and output as they would cross a link, each after its length.
+A separate process keeps the links responsive during training. Requests and answers pass through its standard input and
+output. They are encoded as on a link, and each is preceded by its length.
 """
 
 import asyncio
@@ -21,11 +22,14 @@ from fedws.protocol.messages import Answer, Message, TaskFailure, TaskRequest, T
 
 log = logging.getLogger("fedws")
 LENGTH_PREFIX = struct.Struct(">Q")
-"""What stands before each message."""
+"""Format of the length in bytes that precedes each message."""
 
 
 class ServerTrainer:
-    """Carries out requests one after the other, while the context lasts. A process that has died is started again."""
+    """A context manager that runs the server trainer's process and carries out one request after another.
+
+    A process that has died is restarted for the next request.
+    """
 
     def __init__(self, plan: Plan, feature_dir: Path) -> None:
         arguments = {"algorithm": plan.algorithm, "plugins": plan.plugins, "threads": plan.threads}
@@ -52,11 +56,14 @@ class ServerTrainer:
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):
-            self._process.kill()  # it holds nothing that is not stored
+            self._process.kill()  # all its data are stored already
         await self._process.wait()
 
     async def execute(self, request: TaskRequest) -> Answer:
-        """Have a request carried out; the answer is a failure of kind ``lost`` when the process dies meanwhile."""
+        """Have the process carry out a request, and return its answer.
+
+        The answer is a failure of kind ``lost`` if the process dies before it answers.
+        """
         process = await self._ensure_started()
         assert process.stdin is not None and process.stdout is not None
         encoded = encode_message(request, NO_MESSAGE_LIMITS)
@@ -75,7 +82,7 @@ class ServerTrainer:
                 size -= len(piece)
         except (EOFError, OSError, asyncio.IncompleteReadError):
             status, self._process = await process.wait(), None
-            reason = f"its process ended with status {status} (was memory short?)"
+            reason = f"the server trainer ended with status {status} (out of memory?)"
             return build_failure(request, "lost", reason)
         answer: Message = decoder.build_message()
         assert isinstance(answer, TaskResult | TaskFailure)

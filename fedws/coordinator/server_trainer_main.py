@@ -1,5 +1,7 @@
-"""The program of the server trainer: see :mod:`fedws.coordinator.server_trainer`. Ends with its standard
-input."""
+"""The program of the server trainer, which ends when its standard input is closed.
+
+See :mod:`fedws.coordinator.server_trainer`.
+"""
 
 import json
 import logging
@@ -29,10 +31,10 @@ from fedws.training.base import Task
 
 
 def main() -> None:
-    """Answer requests until there are no more."""
+    """Answer the requests on standard input until it is closed."""
     arguments = json.loads(sys.argv[1])
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a task prints must not be read as an answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a task's own output must not be read as an answer
     torch.set_num_threads(arguments["threads"])
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger().handlers[0].addFilter(PRINTABLE_FILTER)
@@ -45,8 +47,8 @@ def main() -> None:
         answer = _execute(request, store, tasks)
         try:
             encoded = encode_message(answer, NO_MESSAGE_LIMITS)
-        except UsageError as error:  # more tensors than a message holds, as with an optimizer's memory
-            encoded = encode_message(build_failure(request, "failed", f"its answer has {error}"), NO_MESSAGE_LIMITS)
+        except UsageError as error:  # too many tensors, for example with an optimizer's state
+            encoded = encode_message(build_failure(request, "failed", f"the answer has {error}"), NO_MESSAGE_LIMITS)
         output.write(LENGTH_PREFIX.pack(encoded.size))
         for piece in encoded.fragments():
             output.write(piece)
@@ -58,9 +60,8 @@ def _execute(request: TaskRequest, feature_store: FeatureStore, tasks: Mapping[s
         features = feature_store.load_features()
     except UsageError as error:
         return build_failure(request, "failed", str(error))
-    policy = Policy(
-        min_samples=0, max_parameters=2**63, max_batch_size=2**63
-    )  # requests are of this process's own user
+    # All requests come from the user that started this process, so no limit applies.
+    policy = Policy(min_samples=0, max_parameters=2**63, max_batch_size=2**63)
     trainer = Worker(
         DEFAULT_COORDINATOR_ID, "features", features, labels=[], tasks=tasks, policy=policy, send_error_details=True
     )
@@ -75,7 +76,7 @@ def _read_request(pipe: BinaryIO) -> TaskRequest | None:
     decoder = Decoder(size)
     while size:
         piece = pipe.read(min(size, 2**20))
-        if not piece:  # whoever asked has died
+        if not piece:  # the coordinator has died
             return None
         decoder.feed(piece)
         size -= len(piece)
@@ -88,4 +89,4 @@ if __name__ == "__main__":
     try:
         main()
     except FedwsError as failure:
-        sys.exit(f"the coordinator's training process: {describe_error(failure)}")
+        sys.exit(f"server trainer: {describe_error(failure)}")

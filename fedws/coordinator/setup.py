@@ -1,4 +1,4 @@
-"""From a plan to the pieces that it names: all that can be wrong with it is said here, before anybody is dialled."""
+"""The setup of a run: it builds the pieces that a plan names and checks them before any connection is opened."""
 
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,10 @@ from fedws.training import model_building
 
 
 def prepare_run(plan: Plan, *, read_initial_model: bool = True) -> tuple[Plan, Scheduler[Any], Tensors]:
-    """The whole plan, its algorithm and the initial model; every piece that it names is looked up before dialling.
+    """Return the complete plan, its scheduler and the initial model, after a check of every piece that it names.
 
-    The file of an initial model is read only for a run at its first round: one that continues has its weights already.
-    Raises UsageError for what does not fit together.
+    ``read_initial_model`` is False for a resumed run, which has its weights already. The file of an initial model is
+    then not read. Raises UsageError if settings are invalid or incompatible.
     """
     load_plugins(plan.plugins)
     if not plan.model:
@@ -39,7 +39,7 @@ def prepare_run(plan: Plan, *, read_initial_model: bool = True) -> tuple[Plan, S
         transport = find_transport(url)
         transport.check_url(url)
         if urls.count(url) > 1 and url != plan.listen and not transport.brokered:
-            raise UsageError(f"{url} is named for two nodes")
+            raise UsageError(f"{url} is the address of two nodes; give each node its own")
     module = model_building.build_model(plan.model, plan.seed)
     sendable_model.check_sendable(plan.model, module)
     registry.find_piece("dataset", Spec.parse(plan.dataset).name)
@@ -52,16 +52,16 @@ def prepare_run(plan: Plan, *, read_initial_model: bool = True) -> tuple[Plan, S
 
 
 def resolve_credentials(plan: Plan, credentials: Credentials | None) -> Credentials:
-    """What the run proves itself with; by default the user's own key, if any of its links leaves this process.
+    """Return the credentials of the run, which default to the user's own key if a link leaves this process.
 
-    Raises UsageError when there is none, or when an address does not go with it.
+    Raises UsageError if the key is not found, or if an address is incompatible with the credentials.
     """
     transports = {url: find_transport(url) for url in (*plan.workers.values(), *plan.evaluator.values())}
     if credentials is None:
         credentials = (
             INSECURE if all(transport.in_process for transport in transports.values()) else load_default_credentials()
         )
-    # --encrypt-payloads is for these; other links go on as they are
+    # --encrypt-payloads applies only to links through a broker, so a run that has one may have other links too
     brokered = any(transport.brokered for transport in transports.values())
     for url, transport in transports.items():
         transport.check_url(url, credentials.tls, encrypt_payloads=credentials.encrypt_payloads and not brokered)
@@ -79,19 +79,23 @@ def _build_scheduler(plan: Plan, initial_weights: Tensors) -> Scheduler[Any]:
     if is_asynchronous(algorithm):
         for name in ROUND_ONLY_SETTINGS:
             if getattr(plan, name) != Plan.model_fields[name].default:
-                raise UsageError(f"--{name.replace('_', '-')} is for algorithms with rounds; {plan.algorithm} has none")
+                raise UsageError(
+                    f"--{name.replace('_', '-')} requires an algorithm with rounds, "
+                    f"and {plan.algorithm} is asynchronous"
+                )
         return AsynchronousScheduler(algorithm, ScheduleConfig(workers, plan.rounds, plan.seed, plan.min_results or 1))
     if is_collect_then_train(algorithm):
         for name in ROUND_ONLY_SETTINGS:
             if name != "round_timeout" and getattr(plan, name) != Plan.model_fields[name].default:
                 raise UsageError(
-                    f"--{name.replace('_', '-')} is for algorithms with rounds; {plan.algorithm} gathers once"
+                    f"--{name.replace('_', '-')} requires an algorithm with rounds, "
+                    f"and {plan.algorithm} collects features only once"
                 )
         if plan.epochs:
-            raise UsageError(f"--epochs is for workers that train; for {plan.algorithm} there are --server-epochs")
+            raise UsageError(f"--epochs requires workers that train; use --server-epochs with {plan.algorithm}")
         if DEFAULT_COORDINATOR_ID in workers:
             raise UsageError(
-                f"--workers: {DEFAULT_COORDINATOR_ID} is what {plan.algorithm} calls the node that trains here"
+                f"--workers: the id {DEFAULT_COORDINATOR_ID!r} is reserved for the server trainer of {plan.algorithm}"
             )
         min_results = plan.min_results or len(workers)
         config = ScheduleConfig(workers, plan.rounds, plan.seed, min_results, max_feature_bytes=plan.max_feature_bytes)
@@ -100,11 +104,13 @@ def _build_scheduler(plan: Plan, initial_weights: Tensors) -> Scheduler[Any]:
         cohort_size = sampler.cohort_size(len(workers))
         if plan.min_results > cohort_size:
             raise UsageError(
-                f"--min-results {plan.min_results} is above the cohort of {cohort_size} "
-                f"that --sampler {plan.sampler} makes"
+                f"--min-results {plan.min_results} exceeds the cohort of {cohort_size} workers "
+                f"that --sampler {plan.sampler} selects"
             )
         if plan.over_selection and cohort_size == len(workers):
-            raise UsageError("--over-selection needs a --sampler that leaves some out, as random:per_round=2")
+            raise UsageError(
+                "--over-selection requires a --sampler that selects only some workers, such as random:per_round=2"
+            )
         config = ScheduleConfig(workers, plan.rounds, plan.seed, plan.min_results or cohort_size, plan.over_selection)
         return SynchronousScheduler(algorithm, aggregator, sampler, config)
     scheduler: Scheduler[Any] = algorithm
@@ -112,12 +118,12 @@ def _build_scheduler(plan: Plan, initial_weights: Tensors) -> Scheduler[Any]:
 
 
 def _check_messages_fit(plan: Plan, algorithm: Any, initial_weights: Tensors) -> None:
-    """Raise UsageError if a request of the algorithm, or a result whose form it tells, cannot travel."""
+    """Raise UsageError if a request of the algorithm, or a result of a declared form, does not fit into a message."""
     if is_collect_then_train(algorithm):
-        initial = algorithm.init(initial_weights)  # also to see that it fits
+        initial = algorithm.init(initial_weights)  # also checks that the algorithm supports the model
         if plan.initial_model and initial.model is not initial_weights:
-            why = f"{plan.algorithm} starts from a model of its own"
-            raise UsageError(f"--initial-model {plan.initial_model}: {why}; leave one of the two out")
+            reason = f"{plan.algorithm} starts from its own model"
+            raise UsageError(f"--initial-model {plan.initial_model}: {reason}; remove one of them")
         task_specs = [
             algorithm.configure_extraction(
                 initial.model, initial.extra_extractors, max(2, initial.num_classes), send=True

@@ -1,4 +1,4 @@
-"""Where a run starts: at its first round, or at the checkpoint from which it continues."""
+"""The starting point of a run: its first round, or the checkpoint from which it continues."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,42 +20,42 @@ WORKERS_CHANGED = (
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """Where a run starts, and what its log says of that."""
+    """The starting point of a run, with the log lines about it."""
 
     checkpoint: Checkpoint | None = None
-    """None for a run that starts at its first round."""
+    """Checkpoint to continue from; None for a run that starts at its first round."""
     log_lines: Sequence[str] = ()
     workers_changed: bool = False
-    """Whether other workers than now took part before."""
+    """True if the set of workers has changed since the run began."""
 
 
 def find_starting_point(
     run_directory: RunDirectory, plan: Plan, scheduler: Scheduler[Any], checkpoints: Checkpoints
 ) -> StartingPoint:
-    """Return where the run in ``run_directory`` continues, now with ``plan``.
+    """Return the point from which the run in ``run_directory`` continues with ``plan``.
 
-    Raises UsageError when it cannot continue so, RunFailed when its checkpoint cannot be read.
+    Raises UsageError if it cannot continue with this plan, and RunFailed if its checkpoint cannot be read.
     """
-    what, has_checkpoint = f"--resume {run_directory.path}", checkpoints.exist()
+    prefix, has_checkpoint = f"--resume {run_directory.path}", checkpoints.exist()
     if not has_checkpoint and not run_directory.finished:
-        return StartingPoint()  # it ended before its first request
+        return StartingPoint()  # the run ended before its first request
     if has_checkpoint:
         stored, remark = checkpoints.load()
     complete = stored.version if has_checkpoint else run_directory.plan.rounds
     if plan.rounds < complete:
-        few = f"rounds {plan.rounds} is less than the {complete} rounds that are complete"
-        raise UsageError(f"{what}: {few}; give at least {complete}")
+        problem = f"rounds {plan.rounds} is less than the {complete} completed rounds"
+        raise UsageError(f"{prefix}: {problem}; set it to at least {complete}")
     if not has_checkpoint:
         model = run_directory.path / MODEL_FILE
-        raise UsageError(f"{what}: it has no checkpoint to continue from; start a new run with --initial-model {model}")
+        raise UsageError(f"{prefix}: checkpoint not found; start a new run with --initial-model {model}")
     former_workers = stored.extra["workers"]
     if isinstance(scheduler, CollectThenTrainScheduler) and (
         missing_workers := [worker for worker in former_workers if worker not in plan.workers]
     ):
-        why = f"{plan.algorithm} stores records by the worker's place: workers can be added, not removed"
-        raise UsageError(f"{what}: {why}; name {', '.join(missing_workers)} again")
+        problem = f"workers of {plan.algorithm} can be added but not removed"
+        raise UsageError(f"{prefix}: {problem}; add {', '.join(missing_workers)} to the workers")
     changed = stored.extra["changed"] or set(former_workers) != set(plan.workers)
-    lines = [remark, f"Going on after round {stored.version} of {plan.rounds}", WORKERS_CHANGED if changed else ""]
-    if run_directory.finished:  # its log is complete, so nothing of it is said again
+    lines = [remark, f"Resumed after round {stored.version} of {plan.rounds}", WORKERS_CHANGED if changed else ""]
+    if run_directory.finished:  # its log is complete, so no line of it is logged again
         stored = replace(stored, extra={**stored.extra, **RunLog(run_directory.path).position(), "logged": True})
     return StartingPoint(stored, [line for line in lines if line], changed)

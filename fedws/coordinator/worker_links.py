@@ -1,4 +1,4 @@
-"""The workers of a run together: their links, their open requests, and what is heard of them."""
+"""The links to all workers of a run, with their open requests and their events."""
 
 import asyncio
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from fedws.scheduling.events import Event, ResponseTimed, WorkerAvailable, Worke
 
 
 class WorkerLinks:
-    """Keeps the links of all workers while the context lasts, and queues what happens on them."""
+    """A context manager that keeps the links to all workers open, with a queue of their events."""
 
     def __init__(
         self,
@@ -36,29 +36,29 @@ class WorkerLinks:
 
     @property
     def busy_workers(self) -> list[str]:
-        """Who has a request open."""
+        """Sorted names of the workers with an open request."""
         return sorted({worker for worker, _, _ in self._open_requests.values()})
 
     @property
     def postponed_seconds(self) -> dict[str, float]:
-        """For how many seconds each worker that has refused until later gets no request."""
+        """Seconds until the next request, by name of a worker that answered ``retry_later``."""
         now = asyncio.get_running_loop().time()
         return {worker: timer.when() - now for worker, timer in sorted(self._postponement_timers.items())}
 
     @property
     def has_event(self) -> bool:
-        """Whether there is an event already."""
+        """True if an event is queued."""
         return not self._events.empty()
 
     @property
     def bytes_transferred(self) -> tuple[int, int]:
-        """Bytes sent and received so far."""
+        """Numbers of bytes sent and received so far."""
         sent, received = zip(*(link.bytes_transferred for link in self.links.values()), strict=True)
         return sum(sent), sum(received)
 
     @property
     def worker_labels(self) -> dict[str, list[int]]:
-        """The labels that each worker declared; none for one that was never there."""
+        """Declared labels by worker; empty for a worker that has not connected yet."""
         return {worker: link.welcome.labels if link.welcome else [] for worker, link in self.links.items()}
 
     async def __aenter__(self) -> Self:
@@ -74,7 +74,7 @@ class WorkerLinks:
         await self.close()
 
     async def close(self) -> None:
-        """Close all links: the workers are free."""
+        """Close all links, which frees the workers for other runs."""
         for timer in self._postponement_timers.values():
             timer.cancel()
         tasks = [*self._link_tasks, *(task for _, _, task in self._open_requests.values())]
@@ -83,10 +83,10 @@ class WorkerLinks:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def wait_until_connected(self, min_workers: int) -> dict[str, int]:
-        """Wait until all are there, at most ``peer_timeout`` seconds; then ``min_workers`` are enough.
+        """Wait until all workers are connected, or ``min_workers`` of them after ``peer_timeout`` seconds.
 
-        Gives who is there, and how many samples each holds. Raises RunFailed, naming who was awaited, when there are
-        fewer, unless it waits forever.
+        Return the number of samples by connected worker. Raises RunFailed with the names of the missing workers if
+        fewer are connected by then, unless the run waits forever.
         """
         connected: dict[str, int] = {}
         until: float | None = asyncio.get_running_loop().time() + self._peer_timeout
@@ -103,19 +103,19 @@ class WorkerLinks:
                 connected[event.worker] = event.num_examples
             elif isinstance(event, WorkerDisconnected):
                 connected.pop(event.worker, None)
-        for link in self.links.values():  # from now on a wrong node is one that is away
+        for link in self.links.values():  # from now on a wrong node counts as a disconnected one
             link.connector.fail_on_unexpected_node = False
         return {worker: connected[worker] for worker in self.links if worker in connected}
 
     def describe_unreachable(self, workers: set[str]) -> str:
-        """That workers were awaited in vain, where, and why."""
+        """Return the text of an error about unreachable workers, with their addresses and reasons."""
         where = (
             f"{link.node} at {link.url} ({link.last_error})" for link in self.links.values() if link.node in workers
         )
-        return f"waited {self._peer_timeout:g} s in vain for {', '.join(where)}"
+        return f"not connected within {self._peer_timeout:g} s: {', '.join(where)}"
 
     def send_request(self, request: TaskRequest) -> None:
-        """Send a request; its answer becomes an event, a TaskResult after a ResponseTimed with its duration."""
+        """Send a request, whose answer becomes an event. A ResponseTimed with the duration precedes a TaskResult."""
         is_server_request = self._server_trainer is not None and request.worker == DEFAULT_COORDINATOR_ID
         work = (
             self._run_server_task(request)
@@ -125,17 +125,17 @@ class WorkerLinks:
         self._open_requests[request.request_id] = request.worker, monotonic_seconds(), asyncio.create_task(work)
 
     async def _run_server_task(self, request: TaskRequest) -> None:
-        """Have the server trainer carry out a request; the end of its process ends the run."""
+        """Have the server trainer carry out a request, and end the run if that raises an error."""
         assert self._server_trainer is not None
         try:
             self._handle_answer(await self._server_trainer.execute(request))
         except RunFailed as error:
             self._events.put_nowait(error)
-        except Exception as error:  # a bug here must end the run, not leave it waiting
-            self._events.put_nowait(RunFailed(f"the coordinator's own node: {describe_with_location(error)}"))
+        except Exception as error:  # a bug here must end the run instead of blocking it
+            self._events.put_nowait(RunFailed(f"server trainer: {describe_with_location(error)}"))
 
     async def next_event(self) -> Event:
-        """The next event. Raises what ended the keeping of a link, as UnexpectedNode."""
+        """Return the next event. Raise the error that ended the task of a link, such as UnexpectedNode."""
         event = await self._events.get()
         if isinstance(event, BaseException):
             raise event
@@ -143,7 +143,7 @@ class WorkerLinks:
 
     def _handle_answer(self, answer: Answer) -> None:
         _, began, _ = self._open_requests.pop(answer.request_id)
-        if isinstance(answer, TaskResult):  # to fail, or to be lost, is not to be fast
+        if isinstance(answer, TaskResult):  # the duration of a failure is not a response time
             self._events.put_nowait(ResponseTimed(worker=answer.worker, seconds=monotonic_seconds() - began))
         elif answer.code == "retry_later":
             later = asyncio.get_running_loop().call_later(answer.retry_after, self._end_postponement, answer.worker)

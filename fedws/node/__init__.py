@@ -1,1 +1,1 @@
-"""A worker or an evaluator, and how it is served."""
+"""The nodes of a run other than the coordinator: workers and evaluators, and the server that runs them."""

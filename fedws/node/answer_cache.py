@@ -1,4 +1,4 @@
-"""What a node keeps of a run until it knows that its last answer has arrived."""
+"""The data that a node keeps for a run until the run's last answer has arrived."""
 
 from dataclasses import replace
 
@@ -12,10 +12,11 @@ from fedws.protocol.run_claim import RunClaim
 
 
 class AnswerCache:
-    """The last request of a run and its result, and what has come of the next, while a link may be lost.
+    """A cache that lets a run continue on a new link after a link is lost.
 
-    On the run's next link its transfers go on where they were cut off, and a request that is sent once more is answered
-    with the result that there is: nothing is trained or noised twice.
+    It holds the run's last request with its result, and the partly received body of the next request. On the run's
+    next link, interrupted transfers continue where they stopped. A request that is sent again gets the cached
+    result, so the node neither trains nor adds noise twice.
     """
 
     def __init__(self, node: str, body_store: BodyStore | None = None) -> None:
@@ -28,7 +29,10 @@ class AnswerCache:
         self._is_new_link = False
 
     def start_link(self, claim: RunClaim) -> BodyTransfers:
-        """Start a link; return how its bodies travel. What a link that this one does not continue left is dropped."""
+        """Start a link and return its body transfers.
+
+        If the link does not continue the cached run, drop the data of the cached run.
+        """
         if not claim.may_continue(self.claim):
             self.clear()
             self.claim, blobs = claim, None
@@ -41,9 +45,10 @@ class AnswerCache:
         return self._transfers
 
     def find_result(self, request: TaskRequest) -> TaskResult | None:
-        """Return the result for the first request on a link, if that request is the last one that was answered before.
+        """Return the cached result if ``request`` is the first one on its link and repeats the last one answered.
 
-        The result is kept until :meth:`save`, so that the next link can have it if this one is lost before.
+        Otherwise return None. The result stays cached until :meth:`save`, so that the next link can use it if this link
+        is lost first.
         """
         known, new, self._is_new_link = self._last_answer, self._is_new_link, False
         if known is None or not new or not _is_same_request(request, known[0]):
@@ -52,18 +57,18 @@ class AnswerCache:
         return replace(known[1], request_id=request.request_id)
 
     def save(self, request: TaskRequest, answer: Answer) -> None:
-        """This answer is about to be sent."""
+        """Cache an answer that is about to be sent, together with its request."""
         self._last_answer = (
             (request, answer) if isinstance(answer, TaskResult) and answer.request_id == request.request_id else None
         )
 
     def discard_answer(self) -> None:
-        """The last answer has arrived: its request will not come again."""
+        """Drop the last answer after it has arrived, since its request is not sent again."""
         self._discard_result()
         self._transfers.discard_partial()
 
     def clear(self) -> None:
-        """The run will not come back, or need not be waited for."""
+        """Drop all data of a run that does not continue, or that the node no longer waits for."""
         self.discard_answer()
         self._transfers.release_stored()
 
@@ -72,7 +77,7 @@ class AnswerCache:
 
 
 def _is_same_request(first: TaskRequest, second: TaskRequest) -> bool:
-    """Whether they ask for the same: all but their ids, and what the coordinator has of a result."""
+    """Return whether two requests are equal except for their ids and their resume offsets."""
     if replace(first, request_id="", resume_offsets={}, tensors={}) != replace(
         second, request_id="", resume_offsets={}, tensors={}
     ):

@@ -1,4 +1,4 @@
-"""What a node declares about its data when a coordinator connects, checked when the node starts."""
+"""The data summary that a node declares when a coordinator connects, checked when the node starts."""
 
 import operator
 from collections.abc import Iterable
@@ -14,11 +14,11 @@ from fedws.protocol.messages import Welcome
 
 
 def declared_labels(data: Dataset, labels: Iterable[int] | None, min_samples: int) -> list[int]:
-    """Return the labels to declare, ascending, each once: those ``labels``, or those of the data if None.
+    """Return the labels to declare, ascending and unique: ``labels``, or the labels of the data if None.
 
-    With ``min_samples`` above 1, a label of fewer samples is left out. Labels of the data that are no classes, as -1
-    and 100,000, are left out too; above :data:`fedws.core.limits.MAX_DECLARED_LABELS` none is declared. Raises
-    UsageError when those ``labels`` are not whole numbers from 0 to 99,999.
+    If ``min_samples`` is above 1, labels with fewer samples are left out. Labels of the data that are outside 0 to
+    99,999 are left out too. If more than :data:`fedws.core.limits.MAX_DECLARED_LABELS` labels remain, the list is
+    empty. Raises UsageError if ``labels`` are not whole numbers from 0 to 99,999.
     """
     counted: dict[int, int] | None = None
     if labels is None or min_samples > 1:
@@ -36,25 +36,25 @@ def declared_labels(data: Dataset, labels: Iterable[int] | None, min_samples: in
 
 
 def check_welcome(welcome: Welcome) -> Welcome:
-    """Return ``welcome``. Raises UsageError unless a coordinator can read it as it is."""
+    """Return ``welcome`` if a coordinator can decode it. Raises UsageError otherwise."""
     decoder = Decoder(MAX_HANDSHAKE_MESSAGE_BYTES)
     try:
         for piece in encode_message(welcome, MessageLimits(MAX_HANDSHAKE_MESSAGE_BYTES)).fragments():
             decoder.feed(piece)
         decoder.build_message()
     except (UsageError, ProtocolError) as error:
-        raise UsageError(f"{welcome.node} cannot declare what it holds: {error}") from error
+        raise UsageError(f"{welcome.node} cannot declare its data: {error}") from error
     return welcome
 
 
 def _check_labels(labels: Iterable[int]) -> list[int]:
-    """Return labels as Python's integers, ascending, each once."""
+    """Return labels as Python integers, ascending and unique."""
     try:
         chosen = sorted({operator.index(label) for label in labels})
     except TypeError as error:
         raise UsageError(f"labels must be whole numbers: {error}; number the classes from 0") from None
     if chosen and chosen[0] < 0:
-        raise UsageError(f"labels must be 0 or more: one is {chosen[0]}; number the classes from 0")
+        raise UsageError(f"labels must be 0 or more, got {chosen[0]}; number the classes from 0")
     if chosen and chosen[-1] >= MAX_CLASSES:
-        raise UsageError(f"labels must be below {MAX_CLASSES:,}: one is {chosen[-1]!s:.30}; number the classes from 0")
+        raise UsageError(f"labels must be below {MAX_CLASSES:,}, got {chosen[-1]!s:.30}; number the classes from 0")
     return chosen

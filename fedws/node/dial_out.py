@@ -1,4 +1,4 @@
-"""A node that dials out: it joins the run that is listening somewhere, and the next one there, and is then as any."""
+"""A node in dial-out mode: it connects to a listening coordinator, joins its run, and then joins the next one."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ from fedws.security.credentials import Credentials
 
 
 class _RunJoiner:
-    """Dials until it is ended: whoever listens may not do so yet, or not any more."""
+    """A loop that connects to a coordinator until it is cancelled, since the coordinator may not listen yet."""
 
     def __init__(
         self, server: NodeServer, node: str, url: str, limits: Limits, credentials: Credentials, coordinator: str
@@ -33,7 +33,7 @@ class _RunJoiner:
         self._transport: Transport = find_transport(url)
         self._limits = limits
         self._credentials = credentials
-        # A certificate of a public CA is of a host; one of a private CA is of a node.
+        # A certificate of a public CA names a host. A certificate of a private CA names a node.
         self._peer_and_tls = (
             coordinator if credentials.tls is not None and credentials.tls.ca is not None else "",
             credentials.tls,
@@ -42,9 +42,10 @@ class _RunJoiner:
         self._backoff = Backoff(limits.max_backoff, self._join_message.instance_id)
         self._status_log = RateLimitedLog(node, BURST_LINES)
         self._reasons = ReasonLog(partial(self._status_log.log, level=logging.INFO))
+        self._waits_for_next_run = False
 
     async def run(self) -> None:
-        """Join whenever there is no link, until cancelled."""
+        """Join a run whenever the node has no link, until cancelled."""
 
         async def attempt() -> None:
             try:
@@ -52,17 +53,22 @@ class _RunJoiner:
                 await self._join_once()
                 if self._server.num_requests > requests_before:
                     self._backoff.reset()
-            except (LinkError, UsageError) as error:  # a name that no network can have is found when it is dialled
-                self._reasons.add(str(error), f"waits to join at {self._url} ({error})")
-            except Exception as error:  # a bug costs a link, and not the node
+                if self._server.run_has_ended:
+                    self._wait_for_next_run()
+            except (LinkLost, Unreachable) as error:
+                if not self._waits_for_next_run:
+                    self._reasons.add(str(error), f"waiting to join at {self._url} ({error})")
+            except (LinkError, UsageError) as error:  # connecting raises UsageError for an invalid host name
+                self._reasons.add(str(error), f"waiting to join at {self._url} ({error})")
+            except Exception as error:  # a bug ends the link, but not the node
                 self._status_log.log(
-                    f"an error on a link to {self._url}: {describe_with_location(error)}", logging.ERROR, error
+                    f"link to {self._url} failed: {describe_with_location(error)}", logging.ERROR, error
                 )
 
         await retry(attempt, self._backoff)
 
     async def _join_once(self) -> None:
-        """Join once, and be served. Raises LinkError, as LinkRefused."""
+        """Join once and serve the link until it closes. Raises LinkError, or LinkRefused if it is rejected."""
         try:
             async with asyncio.timeout(self._limits.peer_timeout):
                 channel = await self._transport.connect(
@@ -70,27 +76,37 @@ class _RunJoiner:
                 )
         except TimeoutError:
             raise Unreachable("no answer") from None
-        reason = "the node ends"  # as long as it has not come to an end by itself
+        reason = "the node ends"  # the reason if this task is cancelled
         try:
             first = await self._receive_first(channel)
-            self._status_log.log(f"has joined at {self._url}", logging.INFO)
-            self._reasons.reset()
-            await self._server.handle(channel, first)
+            await self._server.handle(channel, first, self._log_joined)
         except Exception as error:
             reason = to_printable(str(error)) if isinstance(error, LinkError) else "an error in the node"
             raise
         finally:
-            await channel.close(reason)  # nothing, where that has been done
+            await channel.close(reason)  # does nothing on a closed channel
+
+    def _log_joined(self) -> None:
+        """Log that the coordinator is authenticated, and log each connection error from now on."""
+        self._status_log.log(f"joined the run at {self._url}", logging.INFO)
+        self._reasons.reset()
+        self._waits_for_next_run = False
+
+    def _wait_for_next_run(self) -> None:
+        """Log that a run has ended; until the next one, connection errors are expected and are not logged."""
+        if not self._waits_for_next_run:
+            self._status_log.log(f"waiting for the next run at {self._url}", logging.INFO)
+        self._waits_for_next_run = True
 
     async def _receive_first(self, channel: Channel) -> Message:
-        """The coordinator's first word to who has joined. Raises LinkError."""
+        """Send ``join`` and return the coordinator's first message. Raises LinkError."""
         try:
             async with asyncio.timeout(self._limits.peer_timeout):
                 await channel.send(self._join_message)
                 first = await channel.receive()
         except TimeoutError:
             raise LinkLost("no hello in time") from None
-        except BodyUnavailable as error:  # nobody has been asked for tensors yet
+        except BodyUnavailable as error:  # no request for tensors was sent yet
             raise ProtocolError(str(error)) from None
         if isinstance(first, Refusal):
             raise LinkRefused(first.kind, to_printable(first.reason))
@@ -111,7 +127,7 @@ async def _serve_brokered(
         try:
             return await stack.enter_async_context(serve(worker, url, limits, credentials, body_store))
         except Unreachable as error:
-            reasons.add(str(error), f"waits for a broker ({error})")
+            reasons.add(str(error), f"waiting for the broker ({error})")
             return None
 
     return await retry(attempt, Backoff(limits.max_backoff, worker.node))
@@ -126,11 +142,12 @@ async def join_run(
     coordinator: str = DEFAULT_COORDINATOR_ID,
     body_store: BodyStore | None = None,
 ) -> AsyncIterator[str]:
-    """Have ``worker`` join whoever listens at ``url``, again and again while the context lasts; gives the URL.
+    """Connect ``worker`` to the coordinator at ``url`` repeatedly while the context lasts, and yield the URL.
 
-    At a broker, where nobody is dialled, it is served, as soon as the broker is there. Under TLS with a CA of one's
-    own, who listens must show the certificate of ``coordinator``. Without ``credentials`` it must know the user's own
-    network key, but for ``memory://``. Raises UsageError for a URL that is none, or does not go with ``credentials``.
+    At a broker the node does not dial. It is served as soon as the broker is reachable. Under TLS with a private
+    CA, the coordinator must present the certificate of ``coordinator``. Without ``credentials`` the coordinator must
+    prove the user's own network key, except for ``memory://``. Raises UsageError for a URL that is not valid or that
+    does not fit ``credentials``.
     """
     limits, way = limits or Limits(), find_transport(url)
     if way.brokered:

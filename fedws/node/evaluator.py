@@ -1,4 +1,4 @@
-"""An evaluator: a node that holds test data, evaluates the models that it is sent, and does nothing else."""
+"""A node that holds test data and only evaluates the models that it receives."""
 
 from dataclasses import asdict
 from typing import Any
@@ -14,16 +14,19 @@ from fedws.training.task_context import TaskContext
 
 @task_traits("metrics")
 def evaluate_request(request: TaskRequest, context: TaskContext) -> TaskResult:
-    """Evaluate the request's model on this node's data; the metrics are the fields of the evaluation's result."""
+    """Evaluate the request's model on this node's data.
+
+    The metrics of the result are the fields of :class:`fedws.protocol.evaluation_result.EvalResult`.
+    """
     settings = context.parse_settings(request, EvalSettings)
     module = context.build_eval_model(settings, request.tensors)
     return context.build_result(request, asdict(evaluate(module, context, settings)))
 
 
 def create_evaluator(node: str, dataset: str, data: Dataset, threads: int = 1, **worker_arguments: Any) -> Worker:
-    """Return a node that evaluates models on ``data`` with so many threads.
+    """Return a node that evaluates models on ``data`` with ``threads`` threads.
 
-    ``worker_arguments`` goes to :class:`fedws.node.worker.Worker`, as ``policy`` and ``audit_log``.
+    ``worker_arguments`` are passed to :class:`fedws.node.worker.Worker`, such as ``policy`` and ``audit_log``.
     """
     return Worker(
         node, dataset, data, tasks={"evaluate": evaluate_request}, evaluator=True, threads=threads, **worker_arguments

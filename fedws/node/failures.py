@@ -1,4 +1,4 @@
-"""Failures that a worker answers with, without anything that may depend on its samples."""
+"""Failures that a worker sends as answers, without any content that may depend on its samples."""
 
 import logging
 from dataclasses import replace
@@ -23,7 +23,7 @@ from fedws.training.task_context import TaskContext
 
 
 def build_refused_failure(node: str, request: TaskRequest, error: FedwsError) -> TaskFailure:
-    """Return the answer of ``node`` to a request that it refuses: for the whole run, or until later."""
+    """Return the answer of ``node`` to a request that it refuses, either for the whole run or until later."""
     if isinstance(error, RetryLater):
         refused = build_failure(request, "refused", str(error), "retry_later", worker=node)
         return replace(refused, retry_after=error.retry_after)
@@ -31,11 +31,11 @@ def build_refused_failure(node: str, request: TaskRequest, error: FedwsError) ->
 
 
 class FailureBuilder:
-    """Builds the failures of one node from errors, and logs what the coordinator does not get.
+    """A builder of one node's failures, which also logs the details that the coordinator does not get.
 
-    Once a task has read samples, an error and its type may depend on them. The coordinator then gets one text for all
-    errors, but for those that are declared to depend on the request alone. With ``send_error_details`` it gets the
-    text of each.
+    After a task has read samples, an error and its type may depend on the samples. The coordinator then gets the
+    same text for all errors. The exceptions are errors that are declared to depend on the request alone
+    (:class:`fedws.core.errors.RequestError`). With ``send_error_details`` the coordinator gets the text of each error.
     """
 
     def __init__(self, context: TaskContext, *, send_error_details: bool) -> None:
@@ -48,42 +48,46 @@ class FailureBuilder:
     def build_from_task_error(self, request: TaskRequest, error: Exception) -> TaskFailure:
         """Return the answer to a request whose task raised an error."""
         if isinstance(error, TaskCancelled) and self._context.stop.is_set():
-            self._context.data_accessed.clear()  # its caller is gone, or its node is ending: it depends on no sample
+            self._context.data_accessed.clear()  # the link or the node ended, which does not depend on samples
         hidden = self._must_hide_errors and not isinstance(error, RequestError)
         if isinstance(error, TaskError | UnknownName) and not hidden:
             place = f" ({find_user_location(error)})" if find_user_location(error) else ""
             self._warning_log.log(
-                f"{to_printable(request.task, 64)} was refused: {to_printable(str(error), 300)}{place}"
+                f"task {to_printable(request.task, 64)} refused: {to_printable(str(error), 300)}{place}"
             )
             return build_refused_failure(self._node, request, error)
         if isinstance(error, TaskFailed | TaskCancelled) and not hidden:
             return build_failure(request, "failed", str(error), worker=self._node)
-        self._error_log.log(f"{request.task} failed: {describe_with_location(error)}", logging.ERROR, error)
+        self._error_log.log(f"task {request.task} failed: {describe_with_location(error)}", logging.ERROR, error)
         if hidden:
             return self._build_data_failure(request)
         cause = error.__cause__ if isinstance(error, PieceFailed) else None
-        # The coordinator gets the type alone: the text, and which line it was, may tell of the data.
+        # The coordinator gets the type only: the text and the line number may depend on the data.
         reason = f"{type(cause or error).__name__} (see the log of {self._node})"
         return build_failure(request, "failed", reason, worker=self._node)
 
     def build_unsendable(self, request: TaskRequest, error: UsageError) -> TaskFailure:
-        """Return the answer in place of a result that cannot be sent: what it has would be the same another time."""
+        """Return the answer that replaces a result that cannot be sent.
+
+        The failure is permanent if the result is too large, since a repeated request would fail in the same way.
+        """
         if isinstance(error, MessageTooLarge):
             return build_failure(request, "refused", f"the result has {error}", "permanent", worker=self._node)
         if self._must_hide_errors:
-            self._error_log.log(f"{request.task} failed: the result cannot be sent: {error}", logging.ERROR)
+            self._error_log.log(f"task {request.task} failed: cannot send the result: {error}", logging.ERROR)
             return self._build_data_failure(request)
-        return build_failure(request, "failed", str(error), worker=self._node)  # a result may hold what cannot be sent
+        # for example a tensor of an unsupported dtype
+        return build_failure(request, "failed", str(error), worker=self._node)
 
     def build_unrecorded(self, request: TaskRequest, error: OSError) -> TaskFailure:
-        """Return the answer in place of one that cannot be written to the audit log."""
-        reason = "the audit log cannot be written, so nothing leaves"
+        """Return the answer that replaces one that cannot be written to the audit log."""
+        reason = "cannot write the audit log, so no answer is sent"
         self._error_log.log(f"{reason}: {error}", logging.ERROR)
         return build_failure(request, "failed", reason, worker=self._node)
 
     @property
     def _must_hide_errors(self) -> bool:
-        """Whether what goes wrong now may depend on samples that the coordinator must not learn about."""
+        """Return whether an error may depend on samples that the coordinator must not learn about."""
         return self._context.data_accessed.is_set() and not self._send_error_details
 
     def _build_data_failure(self, request: TaskRequest) -> TaskFailure:

@@ -1,4 +1,4 @@
-"""The node's half of the handshake; ``coordinator/handshake.py`` has the other."""
+"""The node's half of the handshake; the other half is in ``coordinator/handshake.py``."""
 
 from fedws.core.addresses import format_peer_address
 from fedws.core.errors import LinkLost, LinkRefused, ProtocolError
@@ -17,26 +17,28 @@ from fedws.security.network_key import NetworkKey
 async def authenticate(
     channel: Channel, first: Message | None, worker: Worker, credentials: Credentials, warning_log: RateLimitedLog
 ) -> tuple[Hello, RunClaim]:
-    """Receive ``hello`` and check the coordinator's proof; only then accept larger messages.
+    """Receive ``hello``, check the coordinator's proof, and only then accept larger messages.
 
-    ``first`` is the first message, where it was received already. Raises LinkRefused for a coordinator that does not
-    have the key, the certificate or the owner's permission, ProtocolError, and LinkLost.
+    ``first`` is the first message if it was received already. Raises LinkRefused for a coordinator without the key, the
+    certificate or the owner's permission. Raises ProtocolError and LinkLost too.
     """
     hello, node = first or await channel.receive(), worker.node
     if not isinstance(hello, Hello):
-        raise ProtocolError(f"{MESSAGE_NAMES[type(hello)]} before hello")
+        raise ProtocolError(f"unexpected message {MESSAGE_NAMES[type(hello)]!r}, expected 'hello'")
     if hello.protocol != PROTOCOL_VERSION:
-        raise LinkRefused("protocol", f"{node} speaks protocol {PROTOCOL_VERSION}, not {hello.protocol}")
+        raise LinkRefused("protocol", f"{node} uses protocol {PROTOCOL_VERSION}, not {hello.protocol}")
     takeover_key = ""  # a coordinator without a network key sends no proof
     if credentials.key is not None:
         takeover_key = await _receive_proof(channel, hello, node, credentials.key, warning_log)
     tls = credentials.tls
     if tls is not None and tls.is_mutual and channel.peer != hello.coordinator:
-        owner = channel.peer or "no node alone"
-        raise LinkRefused("key", f"{to_printable(hello.coordinator, 64)} shows the certificate of {owner}; see --id")
+        owner = channel.peer or "no single node"
+        raise LinkRefused(
+            "key", f"{to_printable(hello.coordinator, 64)} presented the certificate of {owner}; check --id"
+        )
     if not worker.policy.allows_coordinator(channel.peer):
-        peer = channel.peer or "a caller without a certificate"
-        raise LinkRefused("policy", f"the policy of {node} does not name {peer}")
+        peer = channel.peer or "a coordinator without a certificate"
+        raise LinkRefused("policy", f"the policy of {node} does not allow {peer}")
     channel.mark_authenticated()
     return hello, RunClaim(hello.run, hello.coordinator, takeover_key)
 
@@ -44,16 +46,17 @@ async def authenticate(
 async def _receive_proof(
     channel: Channel, hello: Hello, node: str, key: NetworkKey, warning_log: RateLimitedLog
 ) -> str:
-    """Challenge the coordinator; return its takeover key once it has proved that it knows ``key``."""
+    """Challenge the coordinator and return its takeover key after it has proved that it has ``key``."""
     challenge = handshake.create_challenge(key.secret, hello, node)
     await channel.send(challenge)
     try:
         proof = await channel.receive()
-    except LinkLost:  # most likely it has another key, and its own side has logged that
-        warning_log.log(f"a caller{format_peer_address(channel.address)} left without a proof of the network key")
+    except LinkLost as error:
+        peer = f"a peer{format_peer_address(channel.address)}"
+        warning_log.log(f"{peer} disconnected without proving the network key: {error}")
         raise
     if not isinstance(proof, Proof):
-        raise ProtocolError(f"{MESSAGE_NAMES[type(proof)]} where a proof was due")
+        raise ProtocolError(f"unexpected message {MESSAGE_NAMES[type(proof)]!r}, expected 'proof'")
     handshake.verify_proof(key.secret, hello, challenge, proof)
     channel.set_session_key(handshake.derive_session_key(key.secret, hello, challenge))
     return proof.takeover_key

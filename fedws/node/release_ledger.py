@@ -1,4 +1,4 @@
-"""What may leave a node and what has left it: where its owner's policy is applied and its audit log is written."""
+"""The ledger of a node's releases, which applies its owner's policy and writes its audit log."""
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -21,7 +21,7 @@ from fedws.training.task_context import TaskContext
 
 
 class ReleaseLedger:
-    """The answers that left one node; without an audit log it counts uploads in memory."""
+    """A ledger of the answers that one node sent. Without an audit log it counts uploads in memory."""
 
     def __init__(self, context: TaskContext, audit_log: AuditLog | None, failures: FailureBuilder) -> None:
         self._context = context
@@ -31,14 +31,14 @@ class ReleaseLedger:
         self._upload_cache = open_uploads(context)
         self._claim, self._peer = RunClaim(), ""
         self._last_release: FeatureRelease | None = None
-        """The features in the last answer; None when it held none."""
+        """The features in the last answer; None if it held none."""
 
     def start_run(self, claim: RunClaim, peer: str) -> None:
-        """Note the run that is served; ``peer`` is the id in the coordinator's certificate, or empty."""
+        """Set the run that is served; ``peer`` is the id in the coordinator's certificate, or empty."""
         self._claim, self._peer = claim, to_printable(peer, 64)
         self._upload_cache.start_run(claim)
 
-    # ------------------------------------------------------------------ what the policy allows
+    # ------------------------------------------------------------------ checks against the policy
 
     def check_request(self, request: TaskRequest, traits: TaskTraits) -> None:
         """Check a request against the policy. Raises TaskError, and OSError if the audit log cannot be read."""
@@ -51,13 +51,13 @@ class ReleaseLedger:
         release, _ = self._context.pending_releases.get(request.request_id, (None, None))
         self._context.policy.check_result(result, release, traits.releases)
 
-    # ------------------------------------------------------------------ what leaves
+    # ------------------------------------------------------------------ records of sent answers
 
     def record(self, request: TaskRequest, answer: Answer, traits: TaskTraits, limits: MessageLimits) -> Answer:
-        """Return the answer to a request that was just carried out, once its line is on the audit log.
+        """Write the line of an answer to the audit log and return the answer.
 
-        A TaskFailure takes its place if it is above ``limits``, if a limit of the policy is reached, or if the log
-        cannot be written.
+        The answer is that of a request that was just carried out. A TaskFailure replaces it if it exceeds ``limits``,
+        if a limit of the policy is reached, or if the log cannot be written.
         """
         release, on_recorded = self._context.pending_releases.pop(request.request_id, (None, None))
         if isinstance(answer, TaskFailure):
@@ -66,12 +66,12 @@ class ReleaseLedger:
         return self._record(request, answer, limits, release, on_recorded, traits)
 
     def record_resend(self, request: TaskRequest, result: TaskResult, limits: MessageLimits) -> Answer:
-        """Return ``result``, which answered the same request on an older link, once its line is on the audit log."""
+        """Write the audit line of a result that is sent again on a new link, and return the result."""
         release = None if self._last_release is None else replace(self._last_release, resent=True)
         return self._record(request, result, limits, release, resent=True)
 
     def record_unsendable(self, request: TaskRequest, error: UsageError, limits: MessageLimits) -> Answer:
-        """Return the answer in place of one that could not be sent, once its line is on the audit log."""
+        """Write the audit line of the failure that replaces an unsendable answer, and return the failure."""
         return self._record(request, self._failures.build_unsendable(request, error), limits, counts=False)
 
     def _record(
@@ -86,7 +86,7 @@ class ReleaseLedger:
         resent: bool = False,
         counts: bool = True,
     ) -> Answer:
-        """Return the answer, or a TaskFailure, once its line is on the audit log; it counts only with ``counts``."""
+        """Write the audit line and return the answer, or a TaskFailure; it counts only with ``counts``."""
         try:
             num_bytes = self._measure(answer, limits)
         except UsageError as error:
@@ -97,7 +97,7 @@ class ReleaseLedger:
             if on_recorded is not None:
                 on_recorded()
         except TaskError as error:
-            self._context.data_accessed.clear()  # it is refused as if nothing had been computed
+            self._context.data_accessed.clear()  # refuse as if the task had not run
             refused = build_refused_failure(self._context.node, request, error)
             return self._record(request, refused, limits)
         except OSError as error:
@@ -105,7 +105,7 @@ class ReleaseLedger:
         return answer
 
     def _measure(self, answer: Answer, limits: MessageLimits) -> int:
-        """Return the bytes of an answer for its line; 0 without a log. Raises UsageError if it cannot be sent."""
+        """Return the size of an answer in bytes, or 0 without a log. Raises UsageError if it cannot be sent."""
         return encode_message(answer, limits).size if self._audit_log is not None else 0
 
     def _add(
@@ -119,10 +119,10 @@ class ReleaseLedger:
         resent: bool,
         counts: bool,
     ) -> None:
-        """Add the line of an answer that is about to leave; it counts for the limits only with ``counts``.
+        """Add the line of an answer that is about to be sent; it counts towards the limits only with ``counts``.
 
-        Raises TaskError if a limit is reached, since another process of this node may have answered after the request
-        was allowed, and OSError if the log cannot be written.
+        The limits are checked again here, since another process of this node may have answered after the request was
+        allowed. Raises TaskError if a limit is reached, and OSError if the log cannot be written.
         """
         releases = traits.releases if isinstance(answer, TaskResult) else "metrics"
         counted_as: CountedAs = ""
@@ -142,9 +142,9 @@ class ReleaseLedger:
                 self._usage_counts.add(asdict(line))
 
     def _count_releases(self, traits: TaskTraits) -> tuple[Mapping[str, float], int]:
-        """Return what counts for the day and the number of uploads that left, both without the run's own upload.
+        """Return the ages of the answers that count for the daily limit, and the number of sent uploads.
 
-        Raises TaskError if a run without an id requests features.
+        The run's own upload is excluded from both. Raises TaskError if a run without an id requests features.
         """
         node, answer_ages = self._context.node, dict[str, float]()
         if self._audit_log is not None and self._context.policy.max_answers_per_day:
@@ -152,7 +152,7 @@ class ReleaseLedger:
         if traits.releases != "features":
             return answer_ages, 0
         if not self._claim.run:
-            raise TaskError("features were refused: a run without an id cannot be told from others; connect with one")
+            raise TaskError("features refused: the run has no id that distinguishes it from others; connect with an id")
         upload_id = self._upload_cache.upload_id
         sent_ids = (self._audit_log or self._usage_counts).sent_upload_ids(node, self._context.dataset, self._peer)
         answer_ages = {key: age for key, age in answer_ages.items() if key != upload_key(upload_id)}

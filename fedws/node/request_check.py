@@ -1,17 +1,17 @@
-"""What a node checks of each message on a link before it carries out the request."""
+"""The check that a node makes of each message on a link before it carries out the request."""
 
 from fedws.core.errors import ProtocolError
 from fedws.core.untrusted_text import to_printable
 from fedws.protocol.messages import MESSAGE_NAMES, Message, TaskRequest
 
 MAX_REQUEST_ID_CHARS = 128
-"""Characters of a request's id."""
+"""Maximum length of a request id in characters."""
 REMEMBERED_REQUEST_IDS = 4096
-"""Ids of the last requests of a link; one that comes a second time breaks the protocol."""
+"""Number of request ids remembered per link; a repeated id breaks the protocol."""
 
 
 class RequestCheck:
-    """Checks the messages of one link to ``node``, each of which must be a new request for it."""
+    """A check of the messages of one link to ``node``; each must be a new request for this node."""
 
     def __init__(self, node: str) -> None:
         self._node = node
@@ -20,13 +20,15 @@ class RequestCheck:
     def check(self, message: Message) -> TaskRequest:
         """Return ``message``. Raises ProtocolError unless it is a request for this node that was not sent before."""
         if not isinstance(message, TaskRequest):
-            raise ProtocolError(f"{MESSAGE_NAMES[type(message)]} where a request was due")
+            raise ProtocolError(f"unexpected message {MESSAGE_NAMES[type(message)]!r}, expected 'task_request'")
         if message.worker != self._node:
-            raise ProtocolError(f"a request for {to_printable(message.worker, 64)}; this is {self._node}")
+            raise ProtocolError(f"request is for {to_printable(message.worker, 64)}, not for {self._node}")
         if len(message.request_id) > MAX_REQUEST_ID_CHARS:
-            raise ProtocolError(f"a request id of {len(message.request_id)} characters; at most {MAX_REQUEST_ID_CHARS}")
+            raise ProtocolError(
+                f"request id of {len(message.request_id)} characters exceeds the limit of {MAX_REQUEST_ID_CHARS}"
+            )
         if message.request_id in self._seen_ids:
-            raise ProtocolError(f"request {to_printable(message.request_id, 64)} a second time")
+            raise ProtocolError(f"duplicate request {to_printable(message.request_id, 64)!r}")
         self._seen_ids[message.request_id] = None
         if len(self._seen_ids) > REMEMBERED_REQUEST_IDS:
             del self._seen_ids[next(iter(self._seen_ids))]

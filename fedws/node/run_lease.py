@@ -1,4 +1,4 @@
-"""Whose turn it is at a node: one run's at a time, and of its links the newest one's."""
+"""The lease of a node, which one run has at a time, and within the run its newest link."""
 
 import asyncio
 import contextlib
@@ -10,39 +10,42 @@ from fedws.network.base import Channel, Limits
 from fedws.protocol.run_claim import RunClaim
 
 IDLE_PEER_TIMEOUTS = 10
-"""Times ``peer_timeout`` for which a run keeps a node without a request, although another run connects."""
+"""Number of ``peer_timeout`` periods after which an idle run loses the node to another run that connects."""
 MAX_LINKS_PER_RUN = 16
-"""Links of one run at once, of which all but one wait for those before them to end."""
+"""Maximum number of links of one run at once; all but one wait for the older ones to end."""
 TAKEN_OVER_REASON = "taken over by the same run"
-"""The reason for people when the run of a link connects again; :class:`TakenOver` is what programs decide by."""
+"""Reason of a close, for people, when the run of a link connects again. Programs decide by :class:`TakenOver`."""
 
 
 class Lease:
-    """The time for which one link has the node."""
+    """A lease: the time for which one link has the node."""
 
     def __init__(self, channel: Channel) -> None:
         self.ended = asyncio.Event()
-        """Set when the link must end."""
+        """Event that is set when the link must end."""
         self.error: LinkLost = TakenOver(TAKEN_OVER_REASON)
-        """The error that ends it."""
+        """Error that ends the link."""
         self._channel = channel
         self._open_requests = 0
         self._bytes_at_last_request = self._channel.bytes_received
         self._idle_since = asyncio.get_running_loop().time()
 
     def record_request(self) -> None:
-        """Count a request that was received whole."""
+        """Count a request that was received completely."""
         self._open_requests += 1
         self._bytes_at_last_request = self._channel.bytes_received
 
     def record_answer(self) -> None:
-        """Count a request whose answer was sent."""
+        """Count an answer that was sent."""
         self._open_requests -= 1
         self._idle_since = asyncio.get_running_loop().time()
 
     @property
     def idle_seconds(self) -> float:
-        """Seconds for which no request has been open, on its way here, or being fetched from an object store."""
+        """Return the seconds since the last activity.
+
+        A request that is open, being received, or being fetched from an object store counts as activity.
+        """
         if (
             self._open_requests
             or self._channel.is_receiving
@@ -52,31 +55,34 @@ class Lease:
         return asyncio.get_running_loop().time() - self._idle_since
 
     def revoke(self) -> None:
-        """End the link for another run; its coordinator may connect again, and then gets the refusal ``busy``."""
-        self.error = LinkLost(f"idle for {self.idle_seconds:.0f} s, and another run has called")
+        """End the link in favour of another run.
+
+        Its coordinator may connect again. It then gets the refusal ``busy``.
+        """
+        self.error = LinkLost(f"idle for {self.idle_seconds:.0f} s, and another run connected")
         self.ended.set()
 
 
 class LeaseManager:
-    """The turns at one node."""
+    """A manager of the leases of one node."""
 
     def __init__(self, node: str, limits: Limits) -> None:
         self._node = node
         self._acquire_timeout = limits.close_timeout
         self._max_idle_seconds = IDLE_PEER_TIMEOUTS * limits.peer_timeout
-        self._newest_claim = self._active_claim = RunClaim()  # of the newest link, and of the one that has the node
+        self._newest_claim = self._active_claim = RunClaim()  # newest link; link that has the node
         self._active_since = datetime.now()
-        self._num_links = 0  # of the run; the last one frees the node
+        self._num_links = 0  # links of the run; the node is free at 0
         self._newest_lease: Lease | None = None
         self._lock = asyncio.Lock()
 
     @contextlib.asynccontextmanager
     async def acquire(self, channel: Channel, claim: RunClaim) -> AsyncIterator[Lease]:
-        """Have the node while the context lasts.
+        """Acquire the node while the context lasts.
 
-        Older links of the run end, and the one link of another run that has been idle for long; they are waited for, at
-        most a sixth of ``peer_timeout``. Raises LinkRefused when the node is busy with another run, with too many links
-        of this one, or still with what it did for an older link; and TakenOver when a newer link came meanwhile.
+        End older links of the same run, and the link of another run that has been idle for too long. Wait for them for
+        at most a sixth of ``peer_timeout``. Raises LinkRefused if the node is busy with another run, with too many
+        links of this run, or with work for an older link. Raises TakenOver if a newer link connects in the meantime.
         """
         if self._num_links and not claim.may_continue(self._newest_claim):
             if self._newest_lease is None or self._newest_lease.idle_seconds < self._max_idle_seconds:
@@ -93,7 +99,7 @@ class LeaseManager:
             async with asyncio.timeout(self._acquire_timeout):
                 await self._lock.acquire()
         except TimeoutError:
-            if self._newest_lease is lease:  # the node is still at work for the run before
+            if self._newest_lease is lease:  # the node is still working for the previous run
                 self._newest_claim = self._active_claim
             raise (lease.error if lease.ended.is_set() else self._build_busy_error()) from None
         else:

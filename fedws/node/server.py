@@ -1,4 +1,4 @@
-"""A node on its links: serves one run at a time, off the event loop, and survives whatever a peer sends."""
+"""The server of a node: it serves one run at a time, off the event loop, and survives invalid messages of a peer."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from fedws.core.error_text import describe_with_location
-from fedws.core.errors import BodyUnavailable, LinkError, LinkLost, LinkRefused, UsageError
+from fedws.core.errors import BodyUnavailable, LinkError, LinkLost, LinkRefused, RunEnded, UsageError
 from fedws.core.limits import DEFAULT_MESSAGE_LIMITS, MessageLimits
 from fedws.core.rate_limited_log import BURST_LINES, RateLimitedLog
 from fedws.network.admission import admit
@@ -20,6 +20,7 @@ from fedws.node.answer_cache import AnswerCache
 from fedws.node.handshake import authenticate
 from fedws.node.request_check import RequestCheck
 from fedws.node.run_lease import Lease, LeaseManager
+from fedws.node.store_check import StoreCheck
 from fedws.node.worker import Worker
 from fedws.object_store.base import BodyStore
 from fedws.protocol.close_codes import CloseCode, to_close_code
@@ -31,7 +32,10 @@ log = logging.getLogger("fedws")
 
 
 class NodeServer:
-    """Runs a :class:`Worker` behind links: handshake, then requests one after the other, each with its answer."""
+    """A server that runs a :class:`Worker` behind links.
+
+    Each link starts with the handshake. Its requests then follow one after the other, each with its answer.
+    """
 
     def __init__(
         self, worker: Worker, limits: Limits, credentials: Credentials = INSECURE, body_store: BodyStore | None = None
@@ -45,35 +49,43 @@ class NodeServer:
         self._warning_log = RateLimitedLog(worker.node)
         self._run_log, self._refusal_log, self._body_log = (RateLimitedLog(worker.node, BURST_LINES) for _ in range(3))
         self._answer_cache = AnswerCache(worker.node, body_store)
+        self._store_check = StoreCheck(worker.node, body_store)
         self._cleanup_timer: asyncio.TimerHandle | None = None
         self._peer_limits = DEFAULT_MESSAGE_LIMITS
+        self.run_has_ended = False
+        """True if the coordinator of the newest link closed it at the end of its run."""
         self.num_requests = 0
-        """How many have come so far."""
+        """Number of requests received so far."""
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=worker.node)
 
     def close(self) -> None:
-        """End the node's thread; no link is served any more."""
+        """End the node's thread. No link can be served afterwards."""
         self._cancel_cleanup()
         self._executor.shutdown()
 
-    async def handle(self, channel: Channel, first_message: Message | None = None) -> None:
-        """Serve one link until it closes; ``first_message`` has been received on it already."""
+    async def handle(
+        self, channel: Channel, first_message: Message | None = None, on_admitted: Callable[[], None] = lambda: None
+    ) -> None:
+        """Serve one link until it closes; ``first_message`` was already received on it."""
         admitted = await admit(
             channel,
             lambda: authenticate(channel, first_message, self._worker, self._credentials, self._warning_log),
             self._limits.handshake_timeout,
             self._warning_log,
-            "a caller",
+            "a peer",
         )
         if admitted is None:
             return
         hello, claim = admitted
+        on_admitted()
         with contextlib.suppress(LinkError):
             await self._accept_run(channel, hello, claim)
         await channel.close()
 
     async def _accept_run(self, channel: Channel, hello: Hello, claim: RunClaim) -> None:
         reply = self._worker.handle_hello(hello)
+        if isinstance(reply, Welcome) and (problem := await self._store_check.find_problem(hello, claim)):
+            reply = Refusal(kind="node", reason=problem)
         try:
             if isinstance(reply, Welcome):
                 async with self._leases.acquire(channel, claim) as lease:
@@ -83,18 +95,20 @@ class NodeServer:
             reply = Refusal(kind="busy", reason=str(refused))
         except LinkLost as lost:
             return await channel.close(str(lost), to_close_code(lost))
-        if hello.run != self._last_refused_run:  # it may go on asking
-            self._refusal_log.log(f"refused run {claim.run_id_prefix}: {reply.reason}")
+        if hello.run != self._last_refused_run:  # log once, since it may retry
+            self._refusal_log.log(f"rejected run {claim.run_id_prefix}: {reply.reason}")
         self._last_refused_run = hello.run
         return await channel.send(reply)
 
     async def _serve_run(
         self, channel: Channel, hello: Hello, claim: RunClaim, welcome: Welcome, lease: Lease
     ) -> asyncio.Task[None]:
-        """Serve a link until its work has ended; return the closing of the link, which may take longer."""
+        """Serve a link until its work has ended, and return the task that closes the link, which may take longer."""
         name, reason = claim.run_id_prefix, "ended"
         logged_error: Exception | None = None
-        self._run_log.log(f"run {name} begins", logging.INFO)
+        self.run_has_ended = False
+        encryption = f" (encrypted: {channel.encryption})" if channel.encryption else ""
+        self._run_log.log(f"run {name} started{encryption}", logging.INFO)
         try:
             self._worker.start_run(claim, channel.peer)
             self._cancel_cleanup()
@@ -112,17 +126,18 @@ class NodeServer:
                         max_message_bytes=self._limits.max_message_bytes,
                     )
                 )
-            except UsageError as too_large:  # the coordinator accepts less than a welcome
+            except UsageError as too_large:  # the coordinator's limit is below the size of a welcome
                 why = f"the welcome has {too_large}"
                 reason = f"ended: {why}"
                 return asyncio.create_task(channel.close(why, CloseCode.MESSAGE_REJECTED))
             error, closing = await self._answer_requests(channel, lease)
+            self.run_has_ended = isinstance(error, RunEnded)
             reason = f"ended: {error}"
             return closing
         except LinkError as error:
             reason = f"ended: {error}"
             raise
-        except Exception as error:  # as of a store or a transport of the user's
+        except Exception as error:  # for example of a user's store or transport
             reason, logged_error = f"ended: {describe_with_location(error)}", error
             raise
         finally:
@@ -130,11 +145,12 @@ class NodeServer:
             self._run_log.log(f"run {name} {reason}", logging.INFO, logged_error)
 
     async def _answer_requests(self, channel: Channel, lease: Lease) -> tuple[LinkError, asyncio.Task[None]]:
-        """Answer requests in turn, while reading on, so that a lost link is seen at once and stops the work.
+        """Answer requests in turn, and keep reading so that a lost link is detected at once and stops the work.
 
-        Gives why it ended, and the closing of the link, which begins before the work has ended: that may take longer.
+        Return the error that ended the link, and the task that closes it. Closing starts before the work has ended,
+        since the work may take longer.
         """
-        # each with what is wrong; more stay with the sender
+        # Each request has an error text, empty if it is valid. The queue holds one, so the sender keeps the others.
         requests: asyncio.Queue[tuple[TaskRequest, str]] = asyncio.Queue(1)
         request_check = RequestCheck(self._worker.node)
 
@@ -143,14 +159,15 @@ class NodeServer:
                 try:
                     message, body_error = await channel.receive(), ""
                 except BodyUnavailable as error:
-                    # What its store is, and where, is not for the coordinator.
-                    self._body_log.log(f"the body of a request: {error}")
-                    message, body_error = error.message, "its object store does not give the request (see its log)"
+                    # The coordinator must not learn which store this is, or its address.
+                    self._body_log.log(f"cannot read the body of a request: {error}")
+                    message, body_error = error.message, "cannot fetch the request from its object store (see its log)"
                 request = request_check.check(message)
                 self.num_requests += 1
                 lease.record_request()
-                await _run_while_open(channel, requests.put((request, body_error)))  # what ended it is received next
-                del message, request  # models, which an idle node need not hold
+                # If the link closes first, the next receive raises its error.
+                await _run_while_open(channel, requests.put((request, body_error)))
+                del message, request  # free the model while the node is idle
 
         async def reply() -> None:
             while True:
@@ -167,17 +184,16 @@ class NodeServer:
                 self._answer_cache.save(request, answer)
                 try:
                     await channel.send(answer)
-                except UsageError as error:  # nothing of it was sent
+                except UsageError as error:  # no part of the answer was sent
                     answer = await self._run_in_thread(
                         self._worker.releases.record_unsendable, request, error, self._peer_limits
                     )
                     self._answer_cache.save(request, answer)
                     await channel.send(answer)
                 lease.record_answer()
-                del request, answer, saved_answer  # models, which an idle node need not hold
-                self._schedule_cleanup(
-                    self._limits.peer_timeout, self._answer_cache.discard_answer
-                )  # a lost link is known by then
+                del request, answer, saved_answer  # free the models while the node is idle
+                # a lost link is detected by then
+                self._schedule_cleanup(self._limits.peer_timeout, self._answer_cache.discard_answer)
 
         async def wait_lease_ended() -> None:
             await lease.ended.wait()
@@ -196,7 +212,7 @@ class NodeServer:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _cancel_cleanup(self) -> None:
-        """Do not forget what the run's next link could go on with."""
+        """Cancel the cleanup, so that the run's next link can continue."""
         if self._cleanup_timer is not None:
             self._cleanup_timer.cancel()
 
@@ -205,9 +221,10 @@ class NodeServer:
         self._cleanup_timer = asyncio.get_running_loop().call_later(seconds, cleanup)
 
     async def _run_in_thread(self, function: Callable[..., Answer], *args: Any) -> Answer:
-        """Return an answer that is made, and written down, in the node's thread.
+        """Return an answer that is computed and recorded in the node's thread.
 
-        When cancelled, stop the task and wait for the thread; an answer made all the same is kept for the next link.
+        When cancelled, stop the task and wait for the thread. An answer that it still returns is kept for the next
+        link.
         """
         working = asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
         try:
@@ -219,7 +236,7 @@ class NodeServer:
             raise
 
     def _save_late_answer(self, request: TaskRequest, claim: RunClaim, future: asyncio.Future[Answer]) -> None:
-        """Keep what the thread made after its link was lost, unless another run has the node."""
+        """Save the answer that the thread returned after its link was lost, unless another run has the node."""
         self._worker.resume()
         if not future.cancelled() and future.exception() is None and claim is self._answer_cache.claim:
             self._answer_cache.save(request, future.result())
@@ -237,11 +254,16 @@ async def _run_while_open(channel: Channel, coroutine: Coroutine[Any, Any, None]
 
 
 def resolve_node_credentials(worker: Worker, transport: Transport, credentials: Credentials | None) -> Credentials:
-    """What a node asks of its callers: the user's own key where nothing else is said and strangers may come."""
+    """Return the credentials that a node requires of its peers.
+
+    Without ``credentials`` the node uses the user's own network key. An in-process transport needs no key. Without a
+    key, log a warning unless the transport is in-process.
+    """
     credentials = credentials or (INSECURE if transport.in_process else load_default_credentials())
     if credentials.key is None and not transport.in_process:
         log.warning(
-            "%s takes part --insecure: whoever reaches it may have it train, and read what comes of it", worker.node
+            "%s: authentication is disabled (--insecure); any peer can run tasks on this node and read their results",
+            worker.node,
         )
     return credentials
 
@@ -254,14 +276,15 @@ async def serve(
     credentials: Credentials | None = None,
     body_store: BodyStore | None = None,
 ) -> AsyncIterator[str]:
-    """Serve ``worker`` at ``url`` while the context lasts; gives the URL. Raises UsageError when it cannot listen.
+    """Serve ``worker`` at ``url`` while the context lasts, and yield the URL.
 
-    With ``body_store``, large bodies go through its object store, if the coordinator has one too. Without
-    ``credentials`` callers must know the user's own network key, but for ``memory://``, which no stranger reaches.
+    With ``body_store``, large bodies travel through its object store if the coordinator has one too. Without
+    ``credentials``, coordinators must prove the user's own network key. ``memory://`` needs no key, since only this
+    process can reach it. Raises UsageError if the node cannot listen.
     """
     limits, transport = limits or Limits(), find_transport(url)
     credentials = resolve_node_credentials(worker, transport, credentials)
-    # at a broker no node shows a certificate
+    # At a broker, nodes do not present certificates to each other.
     node_credentials = replace(credentials, tls=None) if transport.brokered else credentials
     with contextlib.closing(NodeServer(worker, limits, node_credentials, body_store)) as service:
         serving = transport.serve(

@@ -1,4 +1,4 @@
-"""The worker: message in, message out. Synchronous, no I/O; carries out tasks on the data it holds."""
+"""The worker, a node that carries out tasks on the data it holds; synchronous and without network I/O."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -29,19 +29,24 @@ from fedws.training.task_context import TaskContext
 from fedws.updates.metrics import round_metrics
 
 DEFAULT_POLICY = Policy()
-"""The policy of a node whose owner wrote none."""
+"""Policy of a node whose owner wrote none."""
 
 
 class Worker:
     """A named node with data.
 
-    ``tasks`` are the tasks it carries out, by name; None means all that are registered. ``evaluator`` is what it tells
-    a coordinator that it is. ``labels`` are those that it declares to hold; None means those of its data. More than
-    1,000 are not declared. ``threads`` score batches at once. ``policy`` is its owner's; ``audit_log`` is where every
-    answer is written down before it leaves; ``state_dir`` is a folder for what it keeps from run to run. With
-    ``send_error_details``, which is for a node whose data the coordinator may see, the text of an error also leaves
-    where it may tell of the data. Raises UsageError for a policy that counts rounds, where nothing is written down, for
-    ``data`` that is not a map-style data set, and for labels that cannot be declared.
+    - ``tasks``: the tasks that it carries out, by name; None means all registered tasks.
+    - ``evaluator``: True if the node declares the role ``evaluator`` instead of ``worker``.
+    - ``labels``: the labels that it declares; None means the labels of its data. More than 1,000 are not declared.
+    - ``threads``: the number of threads that evaluate batches.
+    - ``policy``: the policy of the node's owner.
+    - ``audit_log``: the log to which every answer is written before it is sent.
+    - ``state_dir``: the folder of the state that it keeps between runs.
+    - ``send_error_details``: True if the coordinator may see the data. Error texts that may depend on the data are then
+      sent too.
+
+    Raises UsageError for a policy with a daily limit but without an audit log, for ``data`` that is not a map-style
+    data set, and for labels that cannot be declared.
     """
 
     def __init__(
@@ -60,10 +65,10 @@ class Worker:
         send_error_details: bool = False,
     ) -> None:
         if policy.max_answers_per_day is not None and audit_log is None:
-            raise UsageError("max_answers_per_day of a policy is counted in the audit log; pass one as audit_log")
+            raise UsageError("max_answers_per_day of a policy requires an audit log; pass one as audit_log")
         try:
             map_style.check_dataset(data)
-            if len(data) and not isinstance(data, samples.SampleSubset):  # a part is of a data set that was checked
+            if len(data) and not isinstance(data, samples.SampleSubset):  # a subset belongs to a checked data set
                 map_style.check_first_sample(data)
         except ValueError as error:
             raise UsageError(f"dataset {dataset}: {error}") from error
@@ -74,7 +79,10 @@ class Worker:
         self._context = TaskContext(node, dataset, data, self._stop_event, threads, state_dir=state_dir, policy=policy)
         self._failures = FailureBuilder(self._context, send_error_details=send_error_details)
         self.releases = ReleaseLedger(self._context, audit_log, self._failures)
-        """The policy's checks and the audit log; a server records in it what it sends without :meth:`execute`."""
+        """Ledger that checks the policy and writes the audit log.
+
+        A server also records in it the answers that it sends without :meth:`execute`.
+        """
         self._welcome = Welcome(
             node=node,
             role="evaluator" if evaluator else "worker",
@@ -83,34 +91,33 @@ class Worker:
             labels=data_summary.declared_labels(data, labels, policy.min_samples),
             cuda=torch.cuda.is_available(),
         )
-        data_summary.check_welcome(
-            replace(self._welcome, num_examples=max(1, len(data)))
-        )  # one that is not served may hold none
+        # a node that is not served may have 0 samples
+        data_summary.check_welcome(replace(self._welcome, num_examples=max(1, len(data))))
 
     def require_samples(self) -> None:
-        """Raise UsageError for a node that no run can use, as it holds no samples."""
+        """Raise UsageError if the node has no samples, since no run can use it."""
         if not self._welcome.num_examples:
-            raise UsageError(f"{self.node} holds no samples of {self._welcome.dataset}; serve a node with at least 1")
+            raise UsageError(f"{self.node} has no samples of {self._welcome.dataset}; serve a node with at least 1")
 
     def handle_hello(self, hello: Hello) -> Welcome | Refusal:
-        """Return the answer to a coordinator that proved itself; a Refusal if it means another node."""
+        """Return the answer to an authenticated coordinator, or a Refusal if it expects another node."""
         if hello.node != self.node:
             return Refusal(kind="node", reason=f"this is {self.node}, not {to_printable(hello.node, 64)}")
         return self._welcome
 
     def start_run(self, claim: RunClaim, peer: str = "") -> None:
-        """Serve the run of this claim; drop what tasks kept of another run. Call it between tasks.
+        """Start serving the run of this claim, and drop the state that tasks kept of another run.
 
-        ``peer`` is the id in the coordinator's certificate, if it showed one.
+        Call it between tasks. ``peer`` is the id in the coordinator's certificate, or empty without one.
         """
         self._context.client_state.start_run(claim)
         self.releases.start_run(claim, peer)
 
     def execute(self, request: TaskRequest, limits: MessageLimits = NO_MESSAGE_LIMITS, error: str = "") -> Answer:
-        """Carry out a request as far as the policy allows; whatever goes wrong becomes a TaskFailure with its reason.
+        """Carry out a request if the policy allows it, and return the answer, already written to the audit log.
 
-        So does a result that is not ``limits``, and a request with ``error``: why it cannot be carried out. The
-        answer is on the audit log when this returns.
+        Any error becomes a TaskFailure with a reason. So does a result that exceeds ``limits``, and a request that
+        cannot be carried out because of ``error``.
         """
         self._context.data_accessed.clear()
         if error:
@@ -119,7 +126,7 @@ class Worker:
         return self.releases.record(request, *self._run_task(request), limits)
 
     def _run_task(self, request: TaskRequest) -> tuple[Answer, registry.TaskTraits]:
-        """Return the answer to a request, and the traits of its task; the default ones if the task cannot be found."""
+        """Return the answer to a request, and the traits of its task, or default traits for an unknown task."""
         self._context.warnings.clear()
         traits = registry.DEFAULT_TASK_TRAITS
         try:
@@ -133,15 +140,15 @@ class Worker:
             if traits.releases == "metrics":
                 result = replace(result, metrics=round_metrics(result.metrics))
             return result, traits
-        except Exception as error:  # a user's model or data may raise anything; the node must live on
+        except Exception as error:  # a user's model or data may raise any error; the node must survive
             return self._failures.build_from_task_error(request, error), traits
 
     def stop(self) -> None:
-        """Make the task that is running end soon; :meth:`resume` before the next one."""
+        """Request the running task to end soon; call :meth:`resume` before the next task."""
         self._stop_event.set()
 
     def resume(self) -> None:
-        """Be ready for tasks again."""
+        """Allow tasks to run again after :meth:`stop`."""
         self._stop_event.clear()
 
     def _find_task(self, name: str) -> Task:

@@ -1,1 +1,1 @@
-"""Messages as bytes, and the proofs of the handshake: pure, without I/O."""
+"""The encoding of messages as bytes and the proofs of the handshake; pure code without I/O."""

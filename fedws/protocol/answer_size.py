@@ -1,4 +1,4 @@
-"""How large an answer may be: the bytes of the tensors that its request can produce, and a fixed rest."""
+"""The maximum size of an answer: the tensors that its request can produce, plus a fixed allowance."""
 
 from collections.abc import Iterable
 
@@ -8,12 +8,14 @@ from fedws.protocol.header import ALIGNMENT_BYTES
 from fedws.protocol.messages import TaskRequest
 
 ANSWER_SLACK_BYTES = CHUNK_BYTES
-"""Bytes that an answer may have beside the body that is expected: for its header, and for tensors that do not fit the
-model, which the scheduler then rejects by name."""
+"""Allowance in bytes of an answer beyond its expected body.
+
+It covers the header, and tensors that do not fit the model, which the scheduler then rejects by name.
+"""
 
 
 def compute_body_size(lengths: Iterable[int]) -> int:
-    """Return the bytes of a body that holds tensors of these lengths in bytes.
+    """Return the size in bytes of a body that holds tensors of these lengths in bytes.
 
     >>> compute_body_size([4, 40])
     104
@@ -25,14 +27,14 @@ def compute_body_size(lengths: Iterable[int]) -> int:
 
 
 def compute_tensors_size(tensors: Tensors) -> int:
-    """Return the bytes of a body that holds these tensors."""
+    """Return the size in bytes of a body that holds these tensors."""
     return compute_body_size(tensor.nbytes for tensor in tensors.values())
 
 
 def compute_max_answer_size(requests: Iterable[TaskRequest]) -> int:
-    """Return the bytes of the largest message that may come while these requests are open.
+    """Return the size in bytes of the largest message that may arrive while these requests are open.
 
-    A request that does not state its answer is expected to return tensors as large as its own.
+    A request without ``max_result_bytes`` is expected to return tensors as large as its own.
     """
     bodies = (
         compute_tensors_size(request.tensors) if request.max_result_bytes is None else request.max_result_bytes

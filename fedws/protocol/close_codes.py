@@ -1,29 +1,30 @@
-"""Close codes: why a link is closed, in a form that programs decide by. Reasons are text for people only."""
+"""Close codes, by which programs decide how to react to a closed link; reasons are text for people only."""
 
 from enum import IntEnum
 
-from fedws.core.errors import LinkError, LinkLost, MessageRejected, ProtocolError, TakenOver
+from fedws.core.errors import LinkError, LinkLost, MessageRejected, ProtocolError, RunEnded, TakenOver
 from fedws.core.untrusted_text import to_printable
 
 
 class CloseCode(IntEnum):
-    """A close code of a websocket (RFC 6455, section 7.4). Those from 4000 on are fedws's own."""
+    """A WebSocket close code (RFC 6455, section 7.4). Codes from 4000 on are specific to fedws."""
 
     NORMAL_CLOSURE = 1000
+    """Closed because the coordinator has ended its run, or after a refusal."""
     GOING_AWAY = 1001
     PROTOCOL_ERROR = 1002
     INVALID_DATA = 1007
     MESSAGE_TOO_BIG = 1009
     APPLICATION_ERROR = 4000
-    """Closed for a reason that the text states; the link may be opened again."""
+    """Closed for the reason in the text; the link may be opened again."""
     TAKEN_OVER = 4001
-    """A newer link of the same run has the node; the side that reads this must not connect again."""
+    """Closed because a newer link of the same run has the node; the peer that receives this must not reconnect."""
     MESSAGE_REJECTED = 4002
-    """A message broke the protocol or a limit; the same message would do so again."""
+    """Closed because a message broke the protocol or a limit; sending it again would fail again."""
 
 
 MAX_REASON_BYTES = 123
-"""Longest reason of a close in bytes (RFC 6455, section 5.5)."""
+"""Maximum length of a close reason in bytes (RFC 6455, section 5.5)."""
 _REJECTION_CODES = (
     CloseCode.PROTOCOL_ERROR,
     CloseCode.INVALID_DATA,
@@ -33,7 +34,7 @@ _REJECTION_CODES = (
 
 
 def truncate_reason(reason: str) -> str:
-    """Return the begin of a reason that fits into a close: at most :data:`MAX_REASON_BYTES` bytes of whole characters.
+    """Return the start of a reason, truncated at a character boundary to :data:`MAX_REASON_BYTES` bytes.
 
     >>> len(truncate_reason("\u00fc" * 100))
     61
@@ -42,7 +43,7 @@ def truncate_reason(reason: str) -> str:
 
 
 def to_close_code(error: LinkError) -> CloseCode:
-    """Return the code to close a link with, for the error that ends it on this side.
+    """Return the code to close a link with, given the error that ends it on this side.
 
     >>> to_close_code(ProtocolError("not a fedws message")).name, to_close_code(LinkLost("silent")).name
     ('MESSAGE_REJECTED', 'APPLICATION_ERROR')
@@ -53,14 +54,16 @@ def to_close_code(error: LinkError) -> CloseCode:
 
 
 def to_link_error(code: int, reason: str) -> LinkLost:
-    """Return the error of a link that the other side closed with this code and reason.
+    """Return the error of a link that the peer closed with this code and reason.
 
     >>> type(to_link_error(4001, "any text")).__name__, str(to_link_error(1009, ""))
-    ('TakenOver', 'the other side does not take such a message')
+    ('TakenOver', 'the peer rejected a message')
     """
     text = to_printable(reason)
     if code in _REJECTION_CODES:
-        return MessageRejected(text or "the other side does not take such a message")
+        return MessageRejected(text or "the peer rejected a message")
     if code == CloseCode.TAKEN_OVER:
         return TakenOver(text or "taken over by the same run")
-    return LinkLost(text or "closed by the other side")
+    if code == CloseCode.NORMAL_CLOSURE:
+        return RunEnded(text or "closed by the peer")
+    return LinkLost(text or "closed by the peer")

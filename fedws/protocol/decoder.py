@@ -1,4 +1,4 @@
-"""Bytes to messages: the receiving half of the format that :mod:`fedws.protocol.encoder` writes; pure, without I/O."""
+"""The decoder, which turns bytes in the format of :mod:`fedws.protocol.encoder` into messages; pure, without I/O."""
 
 import dataclasses
 import typing
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from fedws.core.errors import ProtocolError
 from fedws.core.limits import DEFAULT_MAX_MESSAGE_BYTES, MAX_HEADER_BYTES
 from fedws.core.tensors import DTYPES
+from fedws.core.untrusted_text import to_printable
 from fedws.protocol.encoder import FRAGMENT_BYTES, MAGIC, PREFIX, PROTOCOL_VERSION, STORE_TRANSFER
 from fedws.protocol.header import (
     ALIGNMENT_BYTES,
@@ -27,7 +28,7 @@ from fedws.protocol.messages import MESSAGE_TYPES, Message, list_header_fields
 
 
 def _build_schema(kind: type[Message]) -> type[BaseModel]:
-    """The fields of a message as a strict schema: unknown, missing or wrongly typed ones are refused."""
+    """Return a strict schema of a message's fields, which rejects unknown, missing and wrongly typed fields."""
     hints = typing.get_type_hints(kind, include_extras=True)
     known: dict[str, Any] = {f.name: (hints[f.name], _get_default(f)) for f in list_header_fields(kind)}
     return create_model(kind.__name__, __config__=ConfigDict(strict=True, extra="forbid"), **known)
@@ -45,22 +46,25 @@ _TYPES_WITH_TENSORS = {name for name, kind in MESSAGE_TYPES.items() if any(f.nam
 
 @dataclass(frozen=True)
 class PartialBody:
-    """What has arrived of a body that is not whole, or is: its first bytes."""
+    """The received first bytes of a body, which may be complete."""
 
     digest: str
     buffer: torch.Tensor
-    """Uint8, as long as the whole body."""
+    """Uint8 tensor of shape (size of the whole body in bytes,)."""
     received_bytes: int
-    """Bytes that are there: whole chunks, or all."""
+    """Number of received bytes: whole chunks, or all bytes."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether all bytes are there: a message may have been made of them, so none is written again."""
+        """Return whether all bytes were received.
+
+        A message may use a complete buffer, so it is never written again.
+        """
         return self.received_bytes == len(self.buffer)
 
 
 class Decoder:
-    """Bytes of one message in, in pieces cut anywhere; the message out. Any wrong byte raises ProtocolError.
+    """A decoder of one message, which it receives in pieces of any size; any invalid byte raises ProtocolError.
 
     >>> from fedws.protocol.messages import Refusal
     >>> from fedws.protocol.encoder import encode_message
@@ -77,10 +81,11 @@ class Decoder:
         find_partial: Callable[[str], PartialBody | None] = lambda digest: None,
         get_max_answer_bytes: Callable[[], int] | None = None,
     ) -> None:
-        """``find_partial`` is asked for what is here of a body, when its message begins.
+        """Create a decoder of one message.
 
-        ``get_max_answer_bytes`` returns the bytes of the largest answer that may come now. It is called when a header
-        is whole, since a decoder may wait for its message from before the request.
+        ``find_partial`` returns the partial body with a digest, or None. It is called when the header is complete.
+        ``get_max_answer_bytes`` returns the maximum size in bytes of an answer. It is called only when the header is
+        complete, since a decoder may be created before the request is sent.
         """
         self._max_bytes = max_bytes
         self._find_partial = find_partial
@@ -92,34 +97,34 @@ class Decoder:
         self._received_bytes = 0
 
     def feed(self, data: bytes | memoryview) -> None:
-        """Take the next bytes."""
+        """Add the next bytes of the message. Raises ProtocolError."""
         if self._header is None:
             data = self._feed_header(memoryview(data))
         if not len(data):
             return
         if self.is_body_stored:
-            raise ProtocolError("a body behind a header that says it is in an object store")
+            raise ProtocolError("unexpected body bytes: the header declares a body in an object store")
         end = self._received_bytes + len(data)
         if end > len(self._body):
-            raise ProtocolError(f"message is longer than the {len(self._body)} bytes of body it declares")
+            raise ProtocolError(f"body exceeds its declared length of {len(self._body)} bytes")
         self._body[self._received_bytes : end] = memoryview(data)
         self._received_bytes = end
 
     @property
     def digest(self) -> str | None:
-        """That of the body, once the header is here, if it has one."""
+        """Return the digest of the body, or None if it has none or the header is incomplete."""
         return None if self._header is None else self._header.digest
 
     @property
     def is_incomplete(self) -> bool:
-        """Whether the message has begun, and is not whole."""
+        """Return whether the message has begun but is not complete."""
         if self._header is None or self._body is None:
             return bool(self._head)
         return not self.is_body_stored and self._received_bytes < len(self._body)
 
     @property
     def partial_body(self) -> PartialBody | None:
-        """What is here of the body, if it has a digest and any whole chunk of it is."""
+        """Return the received part of the body if it has a digest and at least one whole chunk was received."""
         if self.digest is None or self._body is None or self.is_body_stored:
             return None
         whole = self._received_bytes == len(self._body)
@@ -128,38 +133,41 @@ class Decoder:
 
     @property
     def is_body_stored(self) -> bool:
-        """Whether the body is in an object store, to be put into :attr:`body_view` from there."""
+        """Return whether the body is in an object store, from which it must be copied into :attr:`body_view`."""
         return self._header is not None and self._header.transfer == STORE_TRANSFER
 
     @property
     def body_view(self) -> memoryview:
-        """The memory of the body, in bytes."""
+        """Return the memory of the body as bytes."""
         return memoryview(self._body)
 
     def mark_body_complete(self) -> None:
-        """The body has been put into its room."""
+        """Mark the body as complete after it was copied into :attr:`body_view`."""
         self._received_bytes = len(self._body)
 
     def build_message_without_tensors(self) -> Message:
-        """The message without its tensors, which cannot be had. Raises ProtocolError."""
+        """Return the message without its tensors, which are not available. Raises ProtocolError."""
         assert self._header is not None
         self._header = self._header.model_copy(update={"tensors": []})
         self.mark_body_complete()
         return self.build_message()
 
     def verify_digest(self) -> None:
-        """Raises ProtocolError unless the body, if it has a digest and is whole, is the one of that digest.
+        """Check the digest of the body if it has one and is complete. Raises ProtocolError if it differs.
 
-        It takes half a millisecond a megabyte, and may be done in another thread.
+        The check takes about half a millisecond per megabyte and may run in another thread.
         """
         whole = self.digest is not None and self._received_bytes == len(self._body)
         if whole and self.digest != sha256(self._body.data).hexdigest():
-            raise ProtocolError("the body that came is not the one of the digest that was told")
+            raise ProtocolError("body does not match its declared SHA-256 digest")
 
     def build_message(self) -> Message:
-        """The message, once all its bytes are there; its tensors view the buffer they were received into."""
+        """Return the message once all its bytes were received. Raises ProtocolError.
+
+        Its tensors are views of the receive buffer.
+        """
         if self._header is None or self._received_bytes < len(self._body):
-            raise ProtocolError("message ends before the length it declares")
+            raise ProtocolError("message is shorter than its declared length")
         name = self._header.type
         check_key_count(name, self._header.fields)
         try:
@@ -169,11 +177,11 @@ class Decoder:
         if name in _TYPES_WITH_TENSORS:
             found["tensors"] = self._build_tensors(self._header.tensors)
         elif self._header.tensors:
-            raise ProtocolError(f"a {name} carries no tensors")
+            raise ProtocolError(f"unexpected tensors in message {name!r}")
         return MESSAGE_TYPES[name](**found)
 
     def _feed_header(self, data: memoryview) -> memoryview:
-        """Collect prefix and header; gives the bytes after them (none while they are incomplete)."""
+        """Collect prefix and header, and return the bytes after them (none while they are incomplete)."""
         head = self._head
         taken = max(0, min(PREFIX.size - len(head), len(data)))
         head += data[:taken]
@@ -183,41 +191,48 @@ class Decoder:
             return data[taken:]
         _, version, length = PREFIX.unpack_from(head)
         if version != PROTOCOL_VERSION:
-            raise ProtocolError(f"protocol version {version}; this node speaks version {PROTOCOL_VERSION}")
+            raise ProtocolError(f"unsupported protocol version {version}, expected {PROTOCOL_VERSION}")
         if length > MAX_HEADER_BYTES:
-            raise ProtocolError(f"header of {length} bytes; at most {MAX_HEADER_BYTES}")
-        wanted = PREFIX.size + length
-        wanted += -wanted % ALIGNMENT_BYTES
-        if wanted > self._max_bytes:
-            raise ProtocolError(f"message of {wanted} bytes; at most {self._max_bytes}")
-        more = min(wanted - len(head), len(data) - taken)
+            raise ProtocolError(f"header of {length} bytes exceeds the limit of {MAX_HEADER_BYTES} bytes")
+        head_bytes = PREFIX.size + length
+        head_bytes += -head_bytes % ALIGNMENT_BYTES
+        if head_bytes > self._max_bytes:
+            raise ProtocolError(f"message of {head_bytes} bytes exceeds the limit of {self._max_bytes} bytes")
+        more = min(head_bytes - len(head), len(data) - taken)
         head += data[taken : taken + more]
-        if len(head) == wanted:
+        if len(head) == head_bytes:
             self._header = parse_header(bytes(head[PREFIX.size : PREFIX.size + length]))
             size = check_tensor_table(self._header.tensors)
-            if wanted + size > self._max_bytes:
-                raise ProtocolError(f"message of {wanted + size} bytes; at most {self._max_bytes}")
-            if self._get_max_answer_bytes is not None and wanted + size > (most := self._get_max_answer_bytes()):
-                what = f"a {self._header.type} of {wanted + size:,} bytes"
-                raise ProtocolError(f"{what}; an answer to what was requested has at most {most:,}")
+            if head_bytes + size > self._max_bytes:
+                raise ProtocolError(
+                    f"message of {head_bytes + size} bytes exceeds the limit of {self._max_bytes} bytes"
+                )
+            if self._get_max_answer_bytes is not None and head_bytes + size > (most := self._get_max_answer_bytes()):
+                what = f"message {self._header.type!r} of {head_bytes + size:,} bytes"
+                raise ProtocolError(f"{what} exceeds the limit of {most:,} bytes for the open requests")
             self._buffer = self._allocate_body(self._header, size)
             self._body = self._buffer.numpy()
         return data[taken + more :]
 
     def _allocate_body(self, header: Header, size: int) -> torch.Tensor:
-        """Memory for the body, allocated once; with what is there of it when the message goes on with one."""
+        """Return the memory for the body, or the buffer of a partial body that the message continues."""
+        if header.transfer not in ("", STORE_TRANSFER):
+            raise ProtocolError(
+                f"unknown transfer {to_printable(header.transfer)!r}, expected {STORE_TRANSFER!r} or ''"
+            )
         begun = self._find_partial(header.digest) if header.digest is not None else None
         if header.transfer == STORE_TRANSFER and (header.digest is None or header.offset):
-            raise ProtocolError("a body in an object store has a digest, and is fetched whole")
+            raise ProtocolError("a body in an object store requires a digest and offset 0")
         self._received_bytes = header.offset
         if not header.offset:
             return torch.empty(size, dtype=torch.uint8)
         if begun is None or header.offset > begun.received_bytes or len(begun.buffer) != size:
-            raise ProtocolError(f"it continues at byte {header.offset} of a body that did not begin here")
-        if (
-            begun.is_complete and header.offset < size
-        ):  # a task may be working on it, and the digest is checked at the end
-            raise ProtocolError(f"it continues at byte {header.offset} of a body that is whole here")
+            raise ProtocolError(f"cannot resume at byte {header.offset}: no partial body with this digest")
+        # A task may already use a complete body, and the digest is checked only at the end.
+        if begun.is_complete and header.offset < size:
+            raise ProtocolError(f"cannot resume at byte {header.offset}: the body is already complete")
+        if header.offset % FRAGMENT_BYTES and header.offset < size:
+            raise ProtocolError(f"cannot resume at byte {header.offset}: not a multiple of {FRAGMENT_BYTES} bytes")
         return begun.buffer
 
     def _build_tensors(self, table: list[TensorRow]) -> dict[str, torch.Tensor]:
@@ -226,8 +241,9 @@ class Decoder:
         for entry in table:
             position += -position % ALIGNMENT_BYTES
             piece = self._buffer[position : position + entry.length]
-            if entry.dtype == "bool" and len(piece) and int(piece.max()) > 1:  # > would make as many bytes again
-                raise ProtocolError(f"tensor {entry.name!r}: a bool is 0 or 1")
+            # max() instead of piece > 1, which would allocate a second tensor
+            if entry.dtype == "bool" and len(piece) and int(piece.max()) > 1:
+                raise ProtocolError(f"tensor {entry.name!r}: bool values must be 0 or 1")
             tensors[entry.name] = piece.view(DTYPES[entry.dtype]).reshape(entry.shape)
             position += entry.length
         return tensors

@@ -1,9 +1,9 @@
-"""Messages to bytes and back: the format of ``docs/protocol.md``, pure, without I/O.
+"""The encoder, which turns messages into bytes in the format of ``docs/topics/protocol.md``; pure, without I/O.
 
     magic "FDWS" | version, u32 | length of the header, u32 | header, msgpack | pad to 64 | body
 
-All integers are little-endian. The body holds the raw bytes of each tensor, each at a multiple of 64; the header
-says their names, dtypes, shapes and lengths. A message travels as fragments of at most 1 MiB, cut anywhere.
+All integers are little-endian. The body holds the raw bytes of each tensor, each at a multiple of 64. The header
+lists their names, dtypes, shapes and lengths. A message travels as fragments of at most 1 MiB, cut anywhere.
 """
 
 import struct
@@ -22,31 +22,31 @@ from fedws.protocol.messages import MESSAGE_NAMES, Message, list_header_fields
 MAGIC = b"FDWS"
 PROTOCOL_VERSION = 1
 FRAGMENT_BYTES = CHUNK_BYTES
-"""Largest fragment in bytes."""
+"""Maximum size of a fragment in bytes."""
 STORE_TRANSFER = "store"
-"""The transfer of a message whose body is in an object store."""
+"""Value of ``transfer`` for a message whose body is in an object store."""
 PREFIX = struct.Struct("<4sII")
 
 
 @dataclass(frozen=True)
 class EncodedMessage:
-    """A message as bytes: views of its tensors wherever these are contiguous on the CPU, so nothing is copied."""
+    """A message as bytes; the body is a list of views of the tensors that are contiguous on the CPU, without copies."""
 
     header: dict[str, Any]
     head: bytes
     body: list[memoryview]
     size: int
-    """Bytes of head and body together."""
+    """Size of head and body in bytes."""
 
     @property
     def body_size(self) -> int:
-        """Bytes of the body."""
+        """Return the size of the body in bytes."""
         return self.size - len(self.head)
 
     def with_offset(self, digest: str, offset: int, limits: MessageLimits) -> "EncodedMessage":
-        """The same, with the digest of its body, and without the ``offset`` bytes that its receiver has of it.
+        """Return the message with the digest of its body and without its first ``offset`` bytes.
 
-        Raises MessageTooLarge when the whole of it is not ``limits``.
+        The receiver already has these bytes. Raises MessageTooLarge if the whole message exceeds ``limits``.
         """
         header, size = {**self.header, "digest": digest, "offset": offset}, self.body_size - offset
         head, body = _encode_head(header, self.body_size, limits), []
@@ -57,16 +57,19 @@ class EncodedMessage:
         return EncodedMessage(header, head, body, len(head) + size)
 
     def without_body(self, digest: str, limits: MessageLimits) -> "EncodedMessage":
-        """The same without its body, which is elsewhere under its digest. Raises MessageTooLarge as :meth:`with_offset`
-        does."""
+        """Return the message without its body, which is stored under its digest.
+
+        Raises MessageTooLarge if the whole message exceeds ``limits``.
+        """
         header = {**self.header, "transfer": STORE_TRANSFER, "digest": digest}
         head = _encode_head(header, self.body_size, limits)
         return EncodedMessage(header, head, [], len(head))
 
     def fragments(self) -> Iterator[memoryview | bytes]:
-        """The message in pieces of at most 1 MiB; short neighbours travel together.
+        """Yield the message in pieces of at most 1 MiB; short neighbouring buffers share a piece.
 
-        The body of one with a digest begins with a piece, so that each whole piece that arrives is a whole chunk.
+        If the message has a digest, its body starts with a new piece. Each whole piece is then a whole chunk of the
+        body.
         """
         small = bytearray(self.head)
         if self.header["digest"] is not None:
@@ -76,7 +79,7 @@ class EncodedMessage:
             if len(small) + len(buffer) <= FRAGMENT_BYTES:
                 small += buffer
                 continue
-            # Fill the started fragment, then cut the rest of a large buffer where it lies.
+            # Fill the started fragment, then cut the rest of a large buffer in place.
             start = FRAGMENT_BYTES - len(small) if small else 0
             if small:
                 yield bytes(small) + buffer[:start]
@@ -90,13 +93,16 @@ class EncodedMessage:
 
 
 def encode_message(message: Message, limits: MessageLimits = DEFAULT_MESSAGE_LIMITS) -> EncodedMessage:
-    """Return a message as bytes. Raises MessageTooLarge when it is not ``limits``, UsageError when it cannot travel."""
+    """Return a message as bytes.
+
+    Raises MessageTooLarge if it exceeds ``limits``, and UsageError if it cannot be encoded.
+    """
     tensors: Tensors = getattr(message, "tensors", {})
     table, body, position = [], [], 0
     for name, tensor in tensors.items():
         why, remedy = explain_unsupported_tensor(tensor)
         if why:
-            raise UsageError(f"tensor {name!r:.300} cannot travel: it {why}; {remedy}")
+            raise UsageError(f"cannot send tensor {name!r:.300}: it {why}; {remedy}")
         if wrong := explain_invalid_name(name):
             raise UsageError(f"tensor {name!r:.300}: {wrong}")
         pad = -position % ALIGNMENT_BYTES
@@ -119,18 +125,18 @@ def encode_message(message: Message, limits: MessageLimits = DEFAULT_MESSAGE_LIM
 
 
 def explain_unsupported_tensor(tensor: torch.Tensor) -> tuple[str, str]:
-    """Return why a tensor cannot travel, and what to do; both are empty if it can.
+    """Return why a tensor cannot be sent and the remedy; both are empty if it can be sent.
 
     >>> explain_unsupported_tensor(torch.eye(2).to_sparse())
-    ('is torch.sparse_coo, and only strided tensors travel', 'use a dense tensor')
+    ('has the layout torch.sparse_coo, and only strided tensors can be sent', 'use a dense tensor')
     """
     if tensor.is_meta:
-        return "is on the device meta, and so has no values", "create it on the CPU"
+        return "is on the meta device and has no values", "create it on the CPU"
     if tensor.is_nested or tensor.layout is not torch.strided:
         layout = "nested" if tensor.is_nested else str(tensor.layout)
-        return f"is {layout}, and only strided tensors travel", "use a dense tensor"
+        return f"has the layout {layout}, and only strided tensors can be sent", "use a dense tensor"
     if tensor.dtype not in DTYPE_NAMES:
-        return f"is {tensor.dtype}", f"these dtypes can: {', '.join(DTYPES)}"
+        return f"has the dtype {tensor.dtype}", f"use one of {', '.join(DTYPES)}"
     if tensor.dim() > MAX_DIMENSIONS:
         return f"has {tensor.dim()} dimensions", f"use at most {MAX_DIMENSIONS}"
     return "", ""
@@ -142,11 +148,11 @@ def build_tensor_row(name: str, tensor: torch.Tensor) -> dict[str, Any]:
 
 
 def _encode_head(header: dict[str, Any], body_size: int, limits: MessageLimits) -> bytes:
-    """Prefix, header and padding of a message with a body of ``body_size`` bytes."""
+    """Return prefix, header and padding of a message with a body of ``body_size`` bytes."""
     try:
         written = pack_header(header)
     except (TypeError, ValueError, OverflowError, ProtocolError) as error:
-        raise UsageError(f"a {header['type']} cannot travel: {error}") from None
+        raise UsageError(f"cannot encode message {header['type']!r}: {error}") from None
     head = PREFIX.pack(MAGIC, PROTOCOL_VERSION, len(written)) + written
     head += bytes(-len(head) % ALIGNMENT_BYTES)
     limits.check(len(written), len(header["tensors"]), len(head) + body_size)

@@ -12,18 +12,22 @@ _NumExamples = Annotated[int, Field(ge=0, le=MAX_EXAMPLES, strict=True)]
 
 @dataclass(frozen=True)
 class EvalResult:
-    """How good a model is on a node's data. ``accuracy``, ``num_correct`` and ``predicted_label_counts`` are for
-    classifiers only."""
+    """The quality of a model on a node's data.
+
+    ``accuracy``, ``num_correct`` and ``predicted_label_counts`` apply to classifiers only.
+    """
 
     num_examples: Annotated[int, Field(ge=1, le=MAX_EXAMPLES, strict=True)]
     loss: Annotated[float, Field(strict=True)]
-    """The true mean over samples."""
+    """Exact mean of the loss over all samples."""
     num_correct: _NumExamples | None = None
     predicted_label_counts: Annotated[list[_NumExamples], Field(max_length=MAX_CLASSES, fail_fast=True)] | None = None
-    """How often each label was predicted; None also where a label was predicted for so few samples that the node's
-    policy does not let a number of them leave."""
+    """Number of predictions of each label.
+
+    It is None too if a label was predicted for fewer samples than the node's policy allows to release.
+    """
 
     @property
     def accuracy(self) -> float | None:
-        """Share of correct predictions, 0 to 1; None for a model that does not classify."""
+        """Return the share of correct predictions, 0 to 1, or None for a model that does not classify."""
         return None if self.num_correct is None else self.num_correct / self.num_examples

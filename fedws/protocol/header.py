@@ -1,4 +1,4 @@
-"""The header of a message: msgpack to checked rows and fields, with bounds on all that a peer may say in it."""
+"""The header of a message: its parsing from msgpack, with limits on everything that a peer may declare in it."""
 
 import math
 import re
@@ -17,13 +17,16 @@ ALIGNMENT_BYTES = 64
 MAX_NAME_CHARS = 256
 MAX_DIMENSIONS = 16
 MAX_DEPTH = 16
-"""Maps and arrays in each other, of which the header itself is the first."""
+"""Maximum nesting depth of maps and arrays; the header itself is the first level."""
 MAX_KEYS = 32
-"""Of the header, of a row and of a message's fields; none has so many, and each wrong one would be an error object."""
+"""Maximum number of keys in the header, in a table row and in a message's fields.
 
-# No hidden file or terminal's control sequence; nor what a table of numbers would be read as.
+No valid map has as many, and each invalid key would create an error object.
+"""
+
+# A name must not be a hidden file or hold control characters. It must not be NaN, since tables read NaN as a number.
 _NAME_PATTERN = re.compile(r"[^./\\\x00-\x1f\x7f-\x9f][^\\\x00-\x1f\x7f-\x9f]*")
-_FORBIDDEN_PARTS = {"", ".", ".."}  # what would make the parts between slashes a path to another folder
+_FORBIDDEN_PARTS = {"", ".", ".."}  # parts between slashes that would lead to another folder
 _NAN_PATTERN = re.compile(r"[+-]?nan", re.IGNORECASE)
 _JSON_SCALARS = (str, int, float, bool, type(None))
 _Size = Annotated[int, Field(ge=0, lt=2**48)]
@@ -41,12 +44,12 @@ class TensorRow(BaseModel):
 
 
 class Header(BaseModel):
-    """A header. Of a body with a digest the first ``offset`` bytes may be left out, or all of it."""
+    """The header of a message; if it has a digest, ``offset`` bytes of the body or the whole body may be left out."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     type: str
-    fields: dict[str, Any]  # JSON, see _level
+    fields: dict[str, Any]  # JSON, see _check_json
     tensors: Annotated[list[TensorRow], Field(max_length=MAX_MESSAGE_TENSORS), FailFast()]
     transfer: Annotated[str, Field(max_length=64)]
     digest: Digest | None
@@ -54,21 +57,24 @@ class Header(BaseModel):
 
 
 def pack_header(header: dict[str, Any]) -> bytes:
-    """A header as msgpack. Raises ProtocolError, TypeError, ValueError or OverflowError for what cannot travel."""
+    """Return a header as msgpack.
+
+    Raises ProtocolError, TypeError, ValueError or OverflowError for values that cannot be sent.
+    """
     data = bytes(msgpack.packb(header))
     _check_json(header)
     return data
 
 
 def parse_header(data: bytes) -> Header:
-    """A header from msgpack. Raises ProtocolError."""
+    """Return a header decoded from msgpack. Raises ProtocolError."""
     try:
-        # Passed over first, which makes nothing: an array is made as long as it says before its elements are there,
-        # and a thousand in each other could all say so of the same bytes.
+        # Skip over the data first, which allocates nothing. unpackb allocates an array of its declared length before it
+        # reads the elements, so a thousand nested arrays could all declare the same bytes.
         look = msgpack.Unpacker(read_size=1, max_buffer_size=MAX_HEADER_BYTES)
         look.feed(data)
         look.skip()
-        found = msgpack.unpackb(data, strict_map_key=True, ext_hook=_reject_extension)
+        found = msgpack.unpackb(data, strict_map_key=True, ext_hook=_reject_extension, object_pairs_hook=_build_map)
         _check_json(found)
         check_key_count("header", found)
         rows = found.get("tensors") if isinstance(found, dict) else None
@@ -84,59 +90,69 @@ def parse_header(data: bytes) -> Header:
     return header
 
 
+def _build_map(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Return the map of these pairs. Raise ValueError for a duplicate key, since readers may use different values."""
+    found: dict[Any, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"duplicate key {to_printable(str(key), 64)!r}")
+        found[key] = value
+    return found
+
+
 def describe_schema_error(error: ValidationError) -> str:
-    """The first thing that is wrong, in one line of bounded length however a peer names its fields."""
+    """Return a description of the first error, as one line of bounded length for any field names of a peer."""
     first = error.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"]))[:80]
     return f"{place if place.isprintable() else repr(place)}: {to_printable(first['msg'], 200)}"
 
 
 def explain_invalid_name(name: object) -> str:
-    """Why a tensor cannot be called so, in words; empty when it can.
+    """Return why a tensor cannot have this name, or an empty text if it can.
 
     >>> explain_invalid_name("layers.0.weight"), explain_invalid_name("../weight"), explain_invalid_name("NaN")
-    ('', 'no name is like a path or has control characters', 'no name is NaN')
+    ('', 'a name must not look like a path or contain control characters', 'a name must not be NaN')
     >>> explain_invalid_name("towers.sensor/1.weight"), explain_invalid_name("towers/../weight")
-    ('', 'no name is like a path or has control characters')
+    ('', 'a name must not look like a path or contain control characters')
     """
     if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME_CHARS:
-        return f"a name is a text of 1 to {MAX_NAME_CHARS} characters"
+        return f"a name must have 1 to {MAX_NAME_CHARS} characters"
     if not _NAME_PATTERN.fullmatch(name) or not _FORBIDDEN_PARTS.isdisjoint(name.split("/")):
-        return "no name is like a path or has control characters"
-    return "no name is NaN" if _NAN_PATTERN.fullmatch(name) else ""
+        return "a name must not look like a path or contain control characters"
+    return "a name must not be NaN" if _NAN_PATTERN.fullmatch(name) else ""
 
 
 def _check_json(header: Any) -> None:
-    """Refuse what is no JSON or nested too deeply, level by level, at the first such value."""
+    """Raise ProtocolError for a value that is not JSON or is nested too deeply, level by level, at the first one."""
     level = [header]
     for depth in range(MAX_DEPTH + 1):
         inner: list[Any] = []
         for each in level:
             if depth == MAX_DEPTH and isinstance(each, dict | list | tuple):
-                raise ProtocolError(f"header: more than {MAX_DEPTH} maps and arrays in each other")
+                raise ProtocolError(f"header: maps and arrays are nested more than {MAX_DEPTH} deep")
             if isinstance(each, dict):
                 if not all(isinstance(key, str) for key in each):
-                    raise ProtocolError("header: a key that is no text")
+                    raise ProtocolError("header: a key is not a string")
                 inner += each.values()
             elif isinstance(each, list | tuple):
                 inner += each
             elif not isinstance(each, _JSON_SCALARS):
-                raise ProtocolError(f"header: {type(each).__name__}, which no message holds")
+                raise ProtocolError(f"header: unsupported value of type {type(each).__name__}")
         level = inner
 
 
 def check_key_count(what: str, found: object) -> None:
-    """Raises ProtocolError where a map has more keys than any that is right."""
+    """Raise ProtocolError if a map has more keys than any valid map."""
     if isinstance(found, dict) and len(found) > MAX_KEYS:
-        raise ProtocolError(f"{what}: {len(found)} keys")
+        raise ProtocolError(f"{what}: {len(found)} keys exceed the limit of {MAX_KEYS}")
 
 
 def _reject_extension(code: int, data: bytes) -> None:
-    raise ValueError(f"extension type {code}")
+    raise ValueError(f"unsupported extension type {code}")
 
 
 def check_tensor_table(table: list[TensorRow]) -> int:
-    """Bytes of the body that a table describes, after checking that its rows are possible."""
+    """Check the rows of a tensor table, and return the size in bytes of the body. Raises ProtocolError."""
     position = 0
     names = set()
     for entry in table:
@@ -145,11 +161,11 @@ def check_tensor_table(table: list[TensorRow]) -> int:
         if entry.dtype not in DTYPES:
             raise ProtocolError(f"tensor {entry.name!r}: unknown dtype {entry.dtype[:40]!r}")
         if entry.length != math.prod(entry.shape) * DTYPES[entry.dtype].itemsize:
-            raise ProtocolError(f"tensor {entry.name!r}: {entry.length} bytes do not make shape {entry.shape}")
+            raise ProtocolError(f"tensor {entry.name!r}: {entry.length} bytes do not match shape {entry.shape}")
         if math.prod(size or 1 for size in entry.shape) >= 2**48:  # strides count dimensions of size 0 as 1
-            raise ProtocolError(f"tensor {entry.name!r}: no tensor has shape {entry.shape}")
+            raise ProtocolError(f"tensor {entry.name!r}: shape {entry.shape} is too large")
         if entry.name in names:
-            raise ProtocolError(f"tensor {entry.name!r} is there twice")
+            raise ProtocolError(f"duplicate tensor {entry.name!r}")
         names.add(entry.name)
         position += -position % ALIGNMENT_BYTES + entry.length
     return position

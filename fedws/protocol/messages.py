@@ -1,6 +1,7 @@
-"""Messages that nodes send to each other, and the types of their fields.
+"""The messages that nodes send to each other, and the types of their fields.
 
-A message is frozen data. :data:`MESSAGE_TYPES` lists those that cross the wire, and ``docs/protocol.md`` their fields.
+A message is a frozen data class. :data:`MESSAGE_TYPES` lists the messages that are sent over the network, and
+``docs/topics/protocol.md`` describes their fields.
 """
 
 from dataclasses import Field as Attribute
@@ -23,26 +24,27 @@ from fedws.core.untrusted_text import to_printable
 from fedws.core.validation import Count
 
 Hex32Bytes = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-"""A nonce or a proof: 32 bytes as hexadecimal digits."""
+"""Nonce or proof: 32 bytes as hexadecimal digits."""
 Signature = Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")]
-"""An Ed25519 signature: 64 bytes as hexadecimal digits, or empty."""
+"""Ed25519 signature: 64 bytes as hexadecimal digits, or empty."""
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Identifier = Annotated[str, Field(max_length=64)]
 PrintableText = Annotated[str, AfterValidator(to_printable)]
-"""A line for a person, as it is shown: printable, and cut to :data:`fedws.core.untrusted_text.MAX_TEXT_CHARS`
-characters."""
+"""Printable line for people, cut to :data:`fedws.core.untrusted_text.MAX_TEXT_CHARS` characters."""
 DatasetName = Annotated[str, Field(max_length=256)]
 NumExamples = Annotated[int, Field(ge=1, le=MAX_EXAMPLES)]
 Weight = Annotated[int, Field(ge=0, le=MAX_EXAMPLES)]
+StateRound = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, le=2**64 - 1)]
 Digest = Hex32Bytes
 """SHA-256 of a message's body, as hexadecimal digits."""
 ResumeOffsets = Annotated[dict[Digest, Annotated[int, Field(ge=0)]], Field(max_length=4)]
-"""How many bytes somebody has of a body that was cut off with a link, by its digest."""
+"""Number of bytes that a node has of each interrupted body, by the body's digest."""
 
 
 def _check_ascending(labels: list[int]) -> list[int]:
     if any(first >= second for first, second in pairwise(labels)):
-        raise ValueError("labels must be ascending, each once")
+        raise ValueError("labels must be ascending and unique")
     return labels
 
 
@@ -52,47 +54,47 @@ Labels = Annotated[
     AfterValidator(_check_ascending),
 ]
 FailureKind = Literal["refused", "failed", "rejected", "lost"]
-"""How a request ended without a result that is used, see :class:`TaskFailure`."""
+"""Kind of a request's end without a usable result, see :class:`TaskFailure`."""
 FailureCode = Literal["", "permanent", "retry_later", "transfer_progressed", "transfer_interrupted"]
-"""What follows from a failure, see :attr:`TaskFailure.code`."""
+"""Consequence of a failure, see :attr:`TaskFailure.code`."""
 Json = dict[str, Any]
-"""Numbers, strings, booleans, lists and dicts of these: all that settings and metrics may hold."""
+"""Data that settings and metrics may hold: numbers, strings, booleans, lists and dicts of these."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hello:
-    """The first message on a link, from the side that drives: who is calling, for which run, and for whom."""
+    """The first message on a link, sent by the coordinator: its id, its run and the id of the node."""
 
     run: Identifier
     node: Identifier
-    """The id of the node that the caller means to reach."""
+    """Id of the node that the coordinator expects to reach."""
     protocol: int
-    """The protocol version, :data:`fedws.protocol.encoder.PROTOCOL_VERSION`."""
+    """Protocol version, :data:`fedws.protocol.encoder.PROTOCOL_VERSION`."""
     coordinator: Identifier = "coordinator"
-    """The id of the caller."""
+    """Id of the coordinator that sends the message."""
     nonce: Hex32Bytes | Literal[""] = ""
-    """Empty where the caller takes part without a network key."""
+    """Nonce of the coordinator; empty without a network key."""
     has_body_store: bool = False
-    """Whether the caller has an object store, from which bodies may come."""
+    """True if the coordinator has an object store that can hold bodies."""
     max_message_bytes: Count = DEFAULT_MAX_MESSAGE_BYTES
-    """Bytes of the largest message that the caller accepts."""
+    """Maximum size in bytes of a message that the coordinator accepts."""
     max_tensors: Count = MAX_MESSAGE_TENSORS
-    """Tensors in a message that the caller accepts."""
+    """Maximum number of tensors in a message that the coordinator accepts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Join:
-    """The first message on a link that a node has dialled: it asks the coordinator to say hello on it."""
+    """The first message on a link that a node has dialled; it requests a Hello from the coordinator."""
 
     node: Identifier
     protocol: int
     instance_id: Hex32Bytes
-    """Made at random when the node starts, so that its newer link is told from another node of its name."""
+    """Random id of the node's process, which distinguishes its newer link from another node with the same name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Challenge:
-    """The answer to a Hello of a node with a network key; see :mod:`fedws.protocol.handshake`."""
+    """The answer to a Hello from a node with a network key; see :mod:`fedws.protocol.handshake`."""
 
     node: Identifier
     nonce: Hex32Bytes
@@ -101,39 +103,39 @@ class Challenge:
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """The answer to a Challenge; the node's Welcome or Refusal comes next."""
+    """The answer to a Challenge; the node replies with Welcome or Refusal."""
 
     proof: Hex32Bytes
     takeover_key: Hex32Bytes
-    """Public key of the run for this node: a later link with the same one may continue what this one began."""
+    """Public key of the run for this node. A later link with the same key may continue the work of this one."""
     signature: Signature = ""
-    """Signature of this handshake with the private key of the run; an empty one is never right."""
+    """Signature of this handshake with the private key of the run; an empty signature is never valid."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Welcome:
-    """The good end of a handshake: who this is and what it holds, in numbers only."""
+    """The successful end of a handshake: the node's identity and a summary of its data, in numbers only."""
 
     node: Identifier
     role: Literal["worker", "evaluator"]
     dataset: DatasetName
     num_examples: NumExamples
     labels: Labels = field(default_factory=list)
-    """The labels that this node declares to hold, ascending; empty when its data has none."""
+    """Labels that this node declares, ascending; empty if its data has none."""
     cuda: bool = False
     resume_offsets: ResumeOffsets = field(default_factory=dict)
-    """Of the run's requests."""
+    """Resume offsets of the run's requests."""
     has_body_store: bool = False
-    """Whether the node has an object store."""
+    """True if the node has an object store."""
     max_message_bytes: Count = DEFAULT_MAX_MESSAGE_BYTES
-    """Bytes of the largest message that the node accepts."""
+    """Maximum size in bytes of a message that the node accepts."""
     max_tensors: Count = MAX_MESSAGE_TENSORS
-    """Tensors in a message that the node accepts."""
+    """Maximum number of tensors in a message that the node accepts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """The other end of a handshake."""
+    """The unsuccessful end of a handshake."""
 
     kind: RefusalKind
     reason: PrintableText
@@ -141,23 +143,25 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRequest:
-    """What a coordinator asks of one node. Ends in exactly one :class:`TaskResult` or :class:`TaskFailure`."""
+    """A coordinator's request to one node; it ends in exactly one :class:`TaskResult` or :class:`TaskFailure`."""
 
     request_id: str
     worker: str
-    round: int
+    round: Count
     task: str
-    """A registered task, as ``fedavg.fit`` or ``evaluate``."""
-    state_round: int = 0
-    """The round whose state of this worker (control variates, error feedback) the task starts from; 0: from none."""
-    seed: int = 0
-    """For shuffling and initialising, 64 bits; see :func:`fedws.core.seeds.request_seed`. Never for privacy
-    noise."""
+    """Name of a registered task, such as ``fedavg.fit`` or ``evaluate``."""
+    state_round: StateRound = 0
+    """Round of the worker's state (control variates, error feedback) from which the task starts; 0 means no state."""
+    seed: Seed = 0
+    """Seed of 64 bits for shuffling and initialisation, see :func:`fedws.core.seeds.request_seed`.
+
+    It is never used for privacy noise.
+    """
     settings: Json = field(default_factory=dict)
     resume_offsets: ResumeOffsets = field(default_factory=dict)
-    """Of this worker's results."""
+    """Resume offsets of this worker's results."""
     max_result_bytes: int | None = field(default=None, compare=False, metadata={"local": True})
-    """Bytes of the tensors in its answer, at most; None: as many as its own. It does not cross the wire."""
+    """Maximum size in bytes of the answer's tensors; None means the size of the request's own. It is not sent."""
     tensors: Tensors = field(default_factory=dict, repr=False)
 
 
@@ -167,11 +171,11 @@ class TaskResult:
 
     request_id: str
     worker: str
-    round: int
+    round: Count
     num_examples: Weight
-    """How many samples the worker holds: the weight of its result, where weights are used.
+    """Number of samples of the worker: the weight of its result, if weights are used.
 
-    0 is for the coordinator's own node; an update of this weight is rejected where weights are used.
+    0 is reserved for the coordinator's own node. An update with weight 0 is rejected if weights are used.
     """
     metrics: Json = field(default_factory=dict)
     tensors: Tensors = field(default_factory=dict, repr=False)
@@ -181,31 +185,43 @@ class TaskResult:
 class TaskFailure:
     """The answer to a task request that was not carried out, or whose result was not used.
 
-    ``kind``: ``refused`` (the worker would not), ``failed`` (it could not), ``rejected`` (its result did not
-    fit) or ``lost`` (the link went down or fell silent; made on the coordinator's side).
+    Values of ``kind``:
+
+    - ``refused``: the worker did not accept the request.
+    - ``failed``: the worker could not carry it out.
+    - ``rejected``: the result did not fit.
+    - ``lost``: the link was lost or timed out. The coordinator creates this failure itself.
     """
 
     request_id: str
     worker: str
-    round: int
+    round: Count
     kind: FailureKind
     reason: PrintableText
     code: FailureCode = ""
-    """What follows from it. Of ``refused``: ``permanent`` (the node will not do it in this run), or ``retry_later``
-    (not before ``retry_after`` has passed). Of ``lost``: ``transfer_progressed`` (a transfer got further than ever
-    before), or ``transfer_interrupted`` (one was cut off, and did not). Else empty.
+    """Consequence of the failure; empty if none applies.
+
+    For ``refused``:
+
+    - ``permanent``: the node will not do this task in this run.
+    - ``retry_later``: the node will not do it before ``retry_after`` has passed.
+
+    For ``lost``:
+
+    - ``transfer_progressed``: a transfer got further than ever before.
+    - ``transfer_interrupted``: a transfer was interrupted without such progress.
     """
     retry_after: Seconds = 0.0
-    """Seconds, for ``retry_later``."""
+    """Delay in seconds, for ``retry_later``."""
 
 
 def build_failure(
     answered: TaskRequest | TaskResult, kind: FailureKind, reason: str, code: FailureCode = "", *, worker: str = ""
 ) -> TaskFailure:
-    """Return the failure of a request, or the one in place of its result, with its reason as one printable line.
+    """Return the failure of a request, or the failure that replaces its result, with its reason as one printable line.
 
-    A reason is cut to :data:`fedws.core.untrusted_text.MAX_TEXT_CHARS` characters.
-    ``worker`` is who answers, where that may be another node than the one that the request names.
+    The reason is cut to :data:`fedws.core.untrusted_text.MAX_TEXT_CHARS` characters. ``worker`` is the id of the node
+    that answers, if it may differ from the node in the request.
     """
     return TaskFailure(
         request_id=answered.request_id,
@@ -218,7 +234,7 @@ def build_failure(
 
 
 Answer = TaskResult | TaskFailure
-"""What ends a task request: it gets exactly one."""
+"""Answer to a task request, which gets exactly one."""
 Message = Join | Hello | Challenge | Proof | Welcome | Refusal | TaskRequest | TaskResult | TaskFailure
 
 MESSAGE_TYPES: dict[str, type[Message]] = {
@@ -232,13 +248,13 @@ MESSAGE_TYPES: dict[str, type[Message]] = {
     "task_result": TaskResult,
     "task_failure": TaskFailure,
 }
-"""Every message by its type name on the wire."""
+"""Message classes by their type names on the wire."""
 MESSAGE_NAMES = {kind: name for name, kind in MESSAGE_TYPES.items()}
-"""The type name on the wire of every message."""
+"""Type names on the wire by message class."""
 
 
 def list_header_fields(message_type: type[Message]) -> "list[Attribute[Any]]":
-    """Return the fields of a message that stand in its header: all but its tensors and what stays on its side."""
+    """Return the fields of a message that its header holds: all but the tensors and the fields that are never sent."""
     return [each for each in fields(message_type) if each.name != "tensors" and not each.metadata.get("local")]
 
 

@@ -1,4 +1,4 @@
-"""Which run a link is of, and the right to continue what that run began on a node."""
+"""The claim by which a node identifies the run of a link, and grants it the right to continue earlier work."""
 
 import hmac
 import json
@@ -11,15 +11,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from fedws.core.untrusted_text import to_printable
 
 RUN_ID_PREFIX_CHARS = 8
-"""Characters of a run's public id in log lines and refusals."""
+"""Number of characters of a run's public id in log lines and refusals."""
 
 
 @dataclass(frozen=True)
 class RunClaim:
-    """The run of a link as a node identifies it.
+    """The identity of a link's run at a node.
 
-    The ids are public: they appear in refusals, logs and names of folders. So is the key that a node has; the one that
-    goes with it stays with the coordinator, which signs each handshake with it.
+    The ids are public: they appear in refusals, log lines and folder names. The key at the node is public too. The
+    matching private key stays with the coordinator, which signs each handshake with it.
     """
 
     run: str = ""
@@ -27,18 +27,20 @@ class RunClaim:
     coordinator: str = ""
     """Id of the coordinator."""
     key: str = field(default="", repr=False)
-    """Key of this run for this node, 64 hexadecimal digits: at its coordinator the private one, see
-    :func:`derive_takeover_key`, and at the node the public one. Empty on a link without a network key."""
+    """Key of this run for this node, as 64 hexadecimal digits; empty on a link without a network key.
+
+    The coordinator holds the private key (see :func:`derive_takeover_key`), and the node the public key.
+    """
 
     @property
     def run_id_prefix(self) -> str:
-        """The first characters of the run's public id, for log lines."""
+        """Return the first characters of the run's public id, for log lines."""
         return to_printable(self.run, RUN_ID_PREFIX_CHARS)
 
     def may_continue(self, other: "RunClaim") -> bool:
-        """Return whether a link with this claim may continue what one with ``other`` began.
+        """Return whether a link with this claim may continue the work of a link with ``other``.
 
-        A run without an id continues nothing, since it may be any run.
+        A run without an id cannot continue any work, since it may be any run.
 
         >>> claim, other, anonymous = RunClaim("5f2a", "lab", "key"), RunClaim("5f2a", "lab", "other"), RunClaim()
         >>> claim.may_continue(claim), claim.may_continue(other), anonymous.may_continue(anonymous)
@@ -49,14 +51,14 @@ class RunClaim:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the claim, as hexadecimal digits: a name for files."""
+        """Return the SHA-256 of the claim as hexadecimal digits, for use in file names."""
         return sha256(json.dumps([self.coordinator, self.run, self.key]).encode()).hexdigest()
 
 
 def derive_takeover_key(run_secret: bytes, node: str) -> str:
     """Return a run's private key for one node (Ed25519, RFC 8032), as 64 hexadecimal digits. It is never sent.
 
-    It is HMAC-SHA256 of the node's id under the run's own secret.
+    The key is the HMAC-SHA256 of the node's id under the run's secret.
 
     >>> derive_takeover_key(bytes(32), "alice")[:16], derive_takeover_key(bytes(32), "bob")[:16]
     ('4ff71fcb7212d6d6', '0547f51334797e8c')
@@ -65,7 +67,7 @@ def derive_takeover_key(run_secret: bytes, node: str) -> str:
 
 
 def derive_public_key(private_key: str) -> str:
-    """Return the public key that goes with a private one, both as 64 hexadecimal digits.
+    """Return the public key of a private key, both as 64 hexadecimal digits.
 
     >>> derive_public_key(derive_takeover_key(bytes(32), "alice"))[:16]
     'e795b5192347a028'
@@ -79,10 +81,10 @@ def sign(private_key: str, data: bytes) -> str:
 
 
 def is_valid_signature(public_key: str, data: bytes, signature: str) -> bool:
-    """Return whether ``signature`` was made of ``data`` with the private key that goes with ``public_key``."""
+    """Return whether ``signature`` was made of ``data`` with the private key of ``public_key``."""
     try:
         Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key)).verify(bytes.fromhex(signature), data)
-    except (InvalidSignature, ValueError):  # of bytes that are no key
+    except (InvalidSignature, ValueError):  # ValueError: the bytes are not a valid key
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""Whether a model can travel: checked when a run is prepared, before any node is connected."""
+"""The check that a model can be sent, made when a run is prepared, before any node is connected."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,13 +20,13 @@ from fedws.protocol.header import (
 )
 
 RESERVED_HEADER_BYTES = 2**14
-"""Bytes of a header that are kept free for a message's fields."""
+"""Number of header bytes reserved for a message's fields."""
 _EXTRA_STATE_NAME = "_extra_state"  # the last part of the name under which torch stores a module's extra state
-_METADATA_KEY = "__metadata__"  # the key that safetensors files have for themselves
+_METADATA_KEY = "__metadata__"  # the key that safetensors reserves
 
 
 def require_module(spec: str, model: Any) -> torch.nn.Module:
-    """Return what a model's factory made. Raises UsageError if it is not a torch.nn.Module."""
+    """Return the return value of a model's factory. Raises UsageError if it is not a torch.nn.Module."""
     if isinstance(model, torch.nn.Module):
         return model
     what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
@@ -35,7 +35,7 @@ def require_module(spec: str, model: Any) -> torch.nn.Module:
 
 
 def check_sendable(spec: str, module: torch.nn.Module) -> None:
-    """Raise UsageError, naming the tensor, if anything of the module's state dict cannot travel."""
+    """Raise UsageError with the tensor's name if any entry of the module's state dict cannot be sent."""
     for name, tensor in _iter_tensors(module):
         if is_lazy(tensor):
             raise UsageError(
@@ -48,35 +48,35 @@ def check_sendable(spec: str, module: torch.nn.Module) -> None:
             _explain_subclass(value) if isinstance(value, torch.Tensor) else _explain_extra_state(module, name, value)
         )
         if why:
-            raise UsageError(f"model {spec}: {_quote(name)} cannot travel: it {why}; {remedy}")
+            raise UsageError(f"model {spec}: cannot send {_quote(name)}: it {why}; {remedy}")
     check_fits_message(spec, state)
 
 
 def check_fits_message(spec: str, tensors: Tensors) -> None:
-    """Raise UsageError if one message of a run with that model cannot hold ``tensors``, whatever its size in bytes."""
+    """Raise UsageError if one message of a run with that model cannot hold ``tensors``, regardless of size in bytes."""
     if len(tensors) > MAX_MESSAGE_TENSORS:
-        what = f"model {spec}: {len(tensors)} tensors cannot travel: a message holds at most {MAX_MESSAGE_TENSORS}"
+        what = f"model {spec}: cannot send {len(tensors)} tensors: a message holds at most {MAX_MESSAGE_TENSORS}"
         raise UsageError(f"{what}; stack some of them into one")
     for name, tensor in tensors.items():
         why, remedy = explain_unsupported_tensor(tensor)
         if why:
-            raise UsageError(f"model {spec}: {_quote(name)} cannot travel: it {why}; {remedy}")
-        if wrong := "a safetensors file needs this name" if name == _METADATA_KEY else explain_invalid_name(name):
-            raise UsageError(f"model {spec}: {_quote(name)} cannot travel: {wrong}; rename it")
+            raise UsageError(f"model {spec}: cannot send {_quote(name)}: it {why}; {remedy}")
+        if wrong := "safetensors reserves this name" if name == _METADATA_KEY else explain_invalid_name(name):
+            raise UsageError(f"model {spec}: cannot send {_quote(name)}: {wrong}; rename it")
     rows = [build_tensor_row(name, tensor) for name, tensor in tensors.items()]
     try:
         check_tensor_table([TensorRow.model_validate(each) for each in rows])
     except ValidationError as error:
         raise UsageError(
-            f"model {spec} cannot travel: {describe_schema_error(error)}; rename or reshape the tensor"
+            f"model {spec}: cannot send its tensors: {describe_schema_error(error)}; rename or reshape the tensor"
         ) from None
     except ProtocolError as error:
-        raise UsageError(f"model {spec} cannot travel: {error}; rename or reshape the tensor") from None
+        raise UsageError(f"model {spec}: cannot send its tensors: {error}; rename or reshape the tensor") from None
     size = len(pack_header({"tensors": rows}))
     if size > MAX_HEADER_BYTES - RESERVED_HEADER_BYTES:
         what = f"model {spec}: the names, dtypes and shapes of its {len(rows)} tensors take {size} bytes"
-        why = f"a message has at most {MAX_HEADER_BYTES - RESERVED_HEADER_BYTES} for them"
-        raise UsageError(f"{what}, and {why}; use shorter names or fewer tensors")
+        why = f"exceeds the limit of {MAX_HEADER_BYTES - RESERVED_HEADER_BYTES} bytes"
+        raise UsageError(f"{what}, which {why}; use shorter names or fewer tensors")
 
 
 def _iter_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -85,7 +85,7 @@ def _iter_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]
 
 
 def _explain_extra_state(module: torch.nn.Module, name: str, value: Any) -> tuple[str, str]:
-    """Return why a value that is not a tensor cannot travel, and what to do."""
+    """Return why a value that is not a tensor cannot be sent, and the remedy."""
     what, (owner, _, last) = f"is a {type(value).__name__}, not a tensor", name.rpartition(".")
     if last != _EXTRA_STATE_NAME:
         return what, "leave it out of the state dict"
@@ -94,11 +94,12 @@ def _explain_extra_state(module: torch.nn.Module, name: str, value: Any) -> tupl
 
 
 def _explain_subclass(tensor: torch.Tensor) -> tuple[str, str]:
-    """Return why a tensor of a class of its own cannot travel, and what to do; empty for a plain one."""
+    """Return why an instance of a tensor subclass cannot be sent, and the remedy; both are empty for a plain tensor."""
     kind = type(tensor.detach())
     if kind is torch.Tensor:
         return "", ""
-    return f"is a {kind.__name__}, a subclass of torch.Tensor", "use a plain tensor"  # it may hold several inside
+    # a subclass may hold several tensors
+    return f"is a {kind.__name__}, a subclass of torch.Tensor", "use a plain tensor"
 
 
 def _quote(name: object) -> str:

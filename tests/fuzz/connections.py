@@ -21,32 +21,32 @@ from tests.helpers.processes import Processes, dialling, identity, serving
 from tests.helpers.support import TAKEOVER
 
 AT_ONCE = 48
-"""Connections in flight."""
+"""Number of connections at a time."""
 ROUNDS = ("--rounds", "2", "--dataset", "digits", "--batch-size", "16")
 NODE = ("--dataset", "digits", "--peer-timeout", "3")
 
 
 @dataclass
 class Storm:
-    """What so many connections did."""
+    """The result of many hostile connections."""
 
     connections: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     refused: int = 0
-    """Connections that could not even be opened."""
+    """Number of connections that could not be opened."""
     stuck: int = 0
-    """Connections that the node did not end in time."""
+    """Number of connections that the node did not end in time."""
     welcomed: int = 0
-    """Connections without the key that were welcomed."""
+    """Number of connections without the key that received a ``welcome``."""
     seconds: float = 0.0
     grown: int = 0
-    """Bytes by which the worker's peak of memory grew."""
+    """Growth of the worker's peak memory in bytes."""
     same: bool = False
-    """Whether the honest run after them gave the model of the one before."""
+    """True if the honest runs before and after the connections gave the same model."""
 
 
 class Strangers:
-    """Hostile peers of one node; ``recorded`` is a handshake that was overheard."""
+    """Hostile peers of one node; ``recorded`` is an intercepted handshake."""
 
     def __init__(self, url: str, random: Random, recorded: tuple[Hello, Proof], corpus: list[bytes]) -> None:
         self._url = url
@@ -75,9 +75,9 @@ class Strangers:
         }
 
     async def come(self, number: int) -> None:
-        """Connection number so many."""
+        """Open connection ``number`` and run its attack."""
         name = list(self.kinds)[number % len(self.kinds)]
-        if name == "slow" and number % 5:  # each takes half a second of the node's patience
+        if name == "slow" and number % 5:  # each lasts until the node's timeout of half a second
             name = "mutated messages"
         self.storm.connections += 1
         self.storm.kinds[name] += 1
@@ -177,7 +177,7 @@ class Strangers:
 
 
 async def storm(url: str, key: bytes, count: int, seconds: float, seed: int, corpus: list[bytes]) -> Storm:
-    """So many connections, or as many as there is time for."""
+    """Open so many connections, or as many as there is time for."""
     strangers = Strangers(url, Random(seed), await _recorded(url, key), corpus)
     numbers, began = iter(range(count)), time.monotonic()
 
@@ -193,7 +193,7 @@ async def storm(url: str, key: bytes, count: int, seconds: float, seed: int, cor
 
 
 async def _recorded(url: str, key: bytes) -> tuple[Hello, Proof]:
-    """A member's handshake, as somebody on its path sees it."""
+    """Return the messages of a member's handshake, as an attacker on its path can record them."""
     hello = hostile.hello()
     async with hostile.hostile(url) as peer:
         challenge = await peer.challenged(hello)
@@ -205,9 +205,10 @@ async def _recorded(url: str, key: bytes) -> tuple[Hello, Proof]:
 
 
 def against_a_worker(folder: Path, count: int, seconds: float, seed: int, *, fork: bool = False) -> Storm:
-    """Start a worker, and let it have an honest run, the storm, and another honest run.
+    """Start a worker, and let it serve an honest run, the hostile connections, and another honest run.
 
-    With ``fork`` the commands are copies of a process that has imported everything, which is quicker for few.
+    With ``fork``, the commands are copies of a process that has imported everything, which is faster for few
+    connections.
     """
     hostile.many_files()
     key = bytes(range(32))
@@ -232,7 +233,7 @@ def against_a_worker(folder: Path, count: int, seconds: float, seed: int, *, for
 
 
 def most_memory(pid: int) -> int:
-    """The most that a process ever had resident, in bytes; on other systems than Linux what it has now."""
+    """Return the peak resident memory of a process in bytes; on systems other than Linux, the present one."""
     status = Path(f"/proc/{pid}/status")
     if status.exists():
         return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))

@@ -1,6 +1,6 @@
-"""The executions, in a process of their own: by atheris, guided by what code they reach, or without it by chance alone.
+"""Executions in a process of their own: guided by code coverage with atheris, or at random without it.
 
-A process that dies or hangs in C is then a finding like others. Its figures are in a file, written now and again.
+A process that crashes or hangs in C is then a finding like others. A file has the figures, and is updated at intervals.
 """
 
 import argparse
@@ -14,13 +14,13 @@ from random import Random
 from typing import Any
 
 WRITE = 2000
-"""Executions between two writings of the figures."""
+"""Number of executions between two updates of the figures."""
 FINDINGS = 10
-"""As many are enough."""
+"""Number of findings after which the process ends."""
 
 
 def main() -> int:
-    """Execute until there were so many, or so many seconds have gone."""
+    """Execute inputs until their number or the time in seconds is reached."""
     flags = argparse.ArgumentParser(prog="python -m tests.fuzz.guided", description=__doc__)
     flags.add_argument("--plain", action="store_true", help="without atheris")
     flags.add_argument("--executions", type=int, required=True)
@@ -50,7 +50,7 @@ def main() -> int:
     work.mkdir()
     atheris.Setup(["fuzz", *limits, str(work), str(given.corpus)], run, custom_mutator=mutated)
     atheris.Fuzz()
-    return 1  # it ends by the run, not by itself
+    return 1  # the run ends the process
 
 
 def _plain(given: argparse.Namespace) -> int:
@@ -72,7 +72,7 @@ def _plain(given: argparse.Namespace) -> int:
 
 
 class _Run:
-    """Executes, keeps the figures' file, and ends the process when it is time."""
+    """A series of executions that updates the file of figures, and ends the process in time."""
 
     def __init__(self, given: argparse.Namespace, target: Any) -> None:
         self.target = target

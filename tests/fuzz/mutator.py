@@ -1,4 +1,4 @@
-"""Inputs for the decoder: valid messages, and these with something broken that random bytes would not find."""
+"""Inputs for the decoder: valid messages, and broken ones that random bytes would not reach."""
 
 import copy
 import math
@@ -35,11 +35,11 @@ ODD: tuple[Any, ...] = (
 )
 KEYS = ("type", "fields", "tensors", "transfer", "digest", "offset", "name", "dtype", "shape", "length", "settings")
 LIES = (b"\x91", b"\x81\xa1x", b"\xdc\xff\xff", b"\xdd\xff\xff\xff\xff", b"\xdf\0\1\0\0", b"\xc6\xff\xff\0\0")
-"""Beginnings of arrays, maps and texts, some of them long, of which nothing comes."""
+"""Headers of arrays, maps and texts, some of them long, whose content is missing."""
 
 
 def messages() -> list[Message]:
-    """One of each kind, and some more."""
+    """Return a message of every type, and some further ones."""
     tensors = {name: torch.ones(2, 1).to(dtype) for name, dtype in DTYPES.items()}
     deep: Any = 1
     for _ in range(13):
@@ -65,7 +65,7 @@ def messages() -> list[Message]:
 
 
 def seeds() -> list[bytes]:
-    """Inputs to begin with: a byte that says how to feed it, and a message."""
+    """Return the initial inputs: a byte that selects how the input is fed, and a message."""
     return [
         bytes([place]) + b"".join(encoder.encode_message(each).fragments()) for place, each in enumerate(messages())
     ]
@@ -75,7 +75,7 @@ _SEEDS = seeds()
 
 
 def mutate(data: bytes, random: Random, most: int = 2**16) -> bytes:
-    """Another input that is like this one, or again like one of those to begin with."""
+    """Return an input that resembles this one, or an initial one."""
     if random.random() < 0.3:
         data = random.choice(_SEEDS)
     found = parsed(data)
@@ -95,25 +95,25 @@ def mutate(data: bytes, random: Random, most: int = 2**16) -> bytes:
 
 
 def parsed(data: bytes) -> tuple[int, Any, bytes] | None:
-    """The input's first byte, its header and its body; None where it has no header."""
+    """Return the input's first byte, its header and its body; None if it has no header."""
     if len(data) < 13 or data[1:5] != encoder.MAGIC:
         return None
     length = struct.unpack_from("<I", data, 9)[0]
     end = 12 + length
     try:
         header = msgpack.unpackb(data[13 : 1 + end], strict_map_key=False, max_array_len=2**12)
-    except Exception:  # whatever it is, it is no header
+    except Exception:  # it is not a valid header
         return None
     return data[0], header, data[1 + end + -end % ALIGNMENT_BYTES :]
 
 
 def assembled(control: int, header: Any, body: bytes, random: Random) -> bytes:
-    """An input of this header; sometimes its lengths lie."""
+    """Return an input with this header; sometimes its lengths are wrong."""
     try:
         packed = bytearray(msgpack.packb(header))
-    except Exception:  # not everything that can be unpacked can be packed
+    except Exception:  # some unpacked values cannot be packed
         packed = bytearray(b"\x80")
-    if random.random() < 0.1:  # nested, or of lengths that are not there
+    if random.random() < 0.1:  # it is nested too deeply, or its lengths are wrong
         lie = random.choice(LIES)
         place = random.randrange(len(packed) + 1)
         packed[place:place] = lie * random.choice((1, 3, 17, 100, 1100))
@@ -124,7 +124,7 @@ def assembled(control: int, header: Any, body: bytes, random: Random) -> bytes:
 
 
 def _changed(header: Any, random: Random) -> Any:
-    """One change at one place; the whole is copied on the way by :func:`parsed`."""
+    """Return the header with one change at one place; :func:`parsed` has made it a copy."""
     places = list(_places(header))
     if not places:
         return _odd(random)
@@ -153,7 +153,7 @@ def _changed(header: Any, random: Random) -> Any:
 
 
 def _grow(header: Any, random: Random) -> None:
-    """A tensor of another size, of which the table is right: its memory is taken before its bytes are there."""
+    """Enlarge a tensor in the header's table, so that its memory is allocated before its bytes arrive."""
     rows = header.get("tensors") if isinstance(header, dict) else None
     if isinstance(rows, list) and rows and isinstance(row := random.choice(rows), dict):
         size = random.choice((*range(9), 2**10, 2**12 - 256, 2**16, 2**20 - 512, 2**24, 2**30, 2**40, 2**47))
@@ -162,7 +162,7 @@ def _grow(header: Any, random: Random) -> None:
 
 
 def _alike(value: Any, random: Random) -> Any:
-    """Another value of the same kind, which may be right too."""
+    """Return another value of the same kind, which may be valid too."""
     alike = [odd for odd in ODD if type(odd) is type(value)] if isinstance(value, str | int | float) else []
     if isinstance(value, dict | list):
         return type(value)()
@@ -170,7 +170,7 @@ def _alike(value: Any, random: Random) -> Any:
 
 
 def _odd(random: Random) -> Any:
-    """Any value, which may be changed in turn."""
+    """Return any value, possibly changed in turn."""
     return copy.deepcopy(random.choice(ODD))
 
 
@@ -186,7 +186,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _bytes(data: bytes, random: Random) -> bytes:
-    """Bits flipped, pieces cut out, doubled, put in, or the end cut off."""
+    """Return the data with flipped bits, with parts removed, doubled or inserted, or truncated."""
     found = bytearray(data or b"\0")
     for _ in range(random.choice((1, 1, 2, 4))):
         place = random.randrange(len(found) + 1)

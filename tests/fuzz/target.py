@@ -1,6 +1,7 @@
-"""One execution: an input into the decoder, and into a node's handshake, under guard.
+"""One execution: an input to the decoder and to a node's handshake, with limits on time and memory.
 
-Right is a message or a ProtocolError of one line, in time and in memory; and nobody without the key is welcomed.
+The only correct outcomes are a message or a ProtocolError of one line, within these limits. No peer without the key may
+receive a ``welcome``.
 """
 
 import re
@@ -28,23 +29,23 @@ from tests.helpers.federation import Points
 from tests.helpers.support import TAKEOVER
 
 LIMITS = (MAX_HANDSHAKE_MESSAGE_BYTES, 2**12, 2**20, 2**30)
-"""What a message may take; an input's first byte chooses."""
+"""Largest sizes of a message in bytes; the first byte of an input selects one."""
 OBJECTS = 8 * 2**20
-"""Bytes that the objects made of a header of 64 KiB may take, above the message's own limit. Measured: 5.2 MiB."""
+"""Memory in bytes that the objects of a header of 64 KiB may use, beyond the message's limit. Measured: 5.2 MiB."""
 SLOW = 1.0
 """Seconds after which an execution counts as hung."""
 OFTEN = 32
-"""Every so many executions memory is traced; of large inputs, always."""
+"""Number of executions between two with traced memory; those of large inputs are always traced."""
 LARGE = 4096
 
 
 class Wrong(Exception):
-    """What must not happen."""
+    """An outcome that is not allowed."""
 
 
 @dataclass
 class Figures:
-    """What happened so far."""
+    """The figures of all executions so far."""
 
     executions: int = 0
     messages: int = 0
@@ -53,17 +54,17 @@ class Figures:
     hangs: int = 0
     traced: int = 0
     peak: int = 0
-    """Bytes: the most that an execution took in Python's memory, beyond its input."""
+    """Peak Python memory of an execution in bytes, without its input."""
     largest: int = 0
-    """Bytes: the largest body that was allocated."""
+    """Size in bytes of the largest body that was allocated."""
     slowest: float = 0.0
     outcomes: dict[str, bytes] = field(default_factory=dict)
-    """The shortest input for each way in which one may end."""
+    """Shortest input of each outcome."""
     found: list[str] = field(default_factory=list)
 
 
 class Target:
-    """Executes inputs and counts."""
+    """The target of the fuzzer, which executes inputs and counts their outcomes."""
 
     def __init__(self) -> None:
         self.figures = Figures()
@@ -73,7 +74,7 @@ class Target:
         self._warning_log = RateLimitedLog("alice")
 
     def __call__(self, data: bytes) -> None:
-        """Execute; raises Wrong for what must not happen, after counting it."""
+        """Execute an input; raise Wrong for a problem, after counting it."""
         figures = self.figures
         figures.executions += 1
         traced = len(data) > LARGE or figures.executions % OFTEN == 0
@@ -131,7 +132,7 @@ class Target:
         return outcome
 
     def _decoded(self, pieces: list[bytes], limit: int, asked: list[int]) -> Message:
-        """With the decoder's own allocations noted, and never made when they are larger than any test needs."""
+        """Decode, and record the decoder's allocations; those larger than any test needs are not made."""
         empty = torch.empty
 
         def watched(size: int, **how: Any) -> torch.Tensor:
@@ -143,7 +144,7 @@ class Target:
         vars(torch)["empty"] = watched
         try:
             decoder = Decoder(limit)
-            asked.clear()  # the decoder begins with none
+            asked.clear()  # the decoder starts without a buffer
             for piece in pieces:
                 decoder.feed(piece)
             return decoder.build_message()
@@ -158,7 +159,7 @@ class Target:
                 raise Wrong(f"a tensor {name!r} of shape {list(tensor.shape)}")
 
     def _met(self, message: Message) -> None:
-        """Whatever it is, as the first word of a handshake, and as the second."""
+        """Use the input as the first and as the second message of a handshake."""
         for first, second in ((message, Proof(proof="00" * 32, takeover_key=TAKEOVER)), (_HELLO, message)):
             peer = _Peer(first, second)
             if "admitted" in _driven(
@@ -169,9 +170,10 @@ class Target:
 
 
 def _again(data: bytes) -> int:
-    """What it takes another time: keys of maps go to the interpreter's table of strings, which grows now and then.
+    """Return the memory of a second execution.
 
-    It grows by MiB, as many as all strings of the process need, and then has room for all that one input may bring.
+    The keys of maps are added to the interpreter's table of strings, which grows now and then. It grows by MiB, for all
+    strings of the process, and then has room for all keys of one input.
     """
     run = Target()
     tracemalloc.start()
@@ -186,9 +188,9 @@ _HELLO = MESSAGE_TYPES["hello"](run="r", node="alice", protocol=1, nonce="ab" * 
 
 
 class _Peer:
-    """A channel to somebody who says two things, and reflects the node's own proof where that is one of them."""
+    """A channel to a peer that sends two messages; it reflects the node's own proof if one of them is that."""
 
-    peer = address = ""
+    peer = address = encryption = ""
     bytes_sent = bytes_received = 0
     is_receiving = False
     transfers = BodyTransfers()
@@ -221,7 +223,7 @@ class _Peer:
 
 
 def _driven(meeting: Coroutine[Any, Any, object], peer: _Peer) -> list[str]:
-    """Run what never waits to its end, without an event loop."""
+    """Run a coroutine that never waits to its end, without an event loop."""
     try:
         meeting.send(None)
     except StopIteration:
@@ -243,7 +245,7 @@ def _cut(data: bytes, how: int) -> list[bytes]:
 
 
 def _kind(error: str) -> str:
-    """What is wrong, without where and how much."""
+    """Return the description of a problem without its place and sizes."""
     first, _, last = error.partition(": ")
     last = last.rpartition(": ")[2]
     place = "fields" if first in MESSAGE_TYPES else first.split(" ")[0]

@@ -1,4 +1,4 @@
-"""The harness of ``make fuzz``, by chance instead of by coverage, so that it needs nothing that is not here anyway."""
+"""The harness of ``make fuzz``, with random inputs instead of coverage, so that it needs no further package."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ from tests.helpers.support import REPOSITORY, TAKEOVER
 
 
 def test_all_of_the_corpus_is_refused_or_right() -> None:
-    """Each input ends in a way of its own."""
+    """Each input has an outcome of its own."""
     run = Target()
     files = sorted(CORPUS.glob("*.bin"))
     assert 24 <= len(files) <= 200
@@ -48,7 +48,7 @@ def test_every_seed_is_a_message_and_the_mutator_makes_others() -> None:
 
 @pytest.mark.parametrize("what", ["crashes", "takes memory", "hangs", "allocates", "welcomes", "prints"])
 def test_what_must_not_happen_is_found(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A decoder or a handshake that is broken in each of the ways that are looked for."""
+    """The decoder or the handshake is broken in each of the ways that the fuzzer detects."""
 
     def message(decoder: Decoder) -> Message:
         if what == "crashes":

@@ -37,7 +37,7 @@ _json = st.dictionaries(
 
 @st.composite
 def _tensor(draw: st.DrawFn) -> torch.Tensor:
-    """Any bits of any dtype; 0-d, empty, transposed, strided and expanded ones among them."""
+    """Generate a tensor of any dtype and bits, also 0-d, empty, transposed, strided or expanded."""
     dtype = DTYPES[draw(st.sampled_from(sorted(DTYPES)))]
     shape = draw(st.lists(st.integers(0, 4), max_size=3))
     data = draw(st.binary(min_size=math.prod(shape) * dtype.itemsize, max_size=math.prod(shape) * dtype.itemsize))
@@ -59,6 +59,7 @@ _secrets = st.text("0123456789abcdef", min_size=64, max_size=64)
 _held = st.dictionaries(_secrets, st.integers(0, 2**63), max_size=4)
 _texts = words.map(to_printable)
 _samples = st.integers(1, MAX_EXAMPLES)
+_rounds = st.integers(1, 2**64 - 1)
 messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(
         Hello,
@@ -93,9 +94,10 @@ messages: st.SearchStrategy[Message] = st.one_of(
         TaskRequest,
         request_id=words,
         worker=words,
-        round=_whole,
+        round=_rounds,
         task=words,
-        seed=_whole,
+        state_round=st.integers(0, 2**64 - 1),
+        seed=st.integers(0, 2**64 - 1),
         settings=_json,
         resume_offsets=_held,
         tensors=tensor_dicts,
@@ -104,7 +106,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
         TaskResult,
         request_id=words,
         worker=words,
-        round=_whole,
+        round=_rounds,
         num_examples=_samples,
         metrics=_json,
         tensors=tensor_dicts,
@@ -113,7 +115,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
         TaskFailure,
         request_id=words,
         worker=words,
-        round=_whole,
+        round=_rounds,
         kind=st.sampled_from(["refused", "failed", "rejected", "lost"]),
         reason=_texts,
     ),

@@ -1,4 +1,4 @@
-"""The words of docs/protocol.md for the types of fields."""
+"""The words of docs/topics/protocol.md for the types of fields."""
 
 from typing import Any, Literal
 
@@ -13,7 +13,9 @@ from fedws.protocol.messages import (
     PrintableText,
     ResumeOffsets,
     Seconds,
+    Seed,
     Signature,
+    StateRound,
     Weight,
 )
 
@@ -26,6 +28,8 @@ TYPES: dict[Any, str] = {
     Labels: "array of integers",
     NumExamples: "integer, 1 to 1099511627776",
     Weight: "integer, 0 to 1099511627776",
+    StateRound: "integer, 0 or more",
+    Seed: "integer, 0 to 18446744073709551615",
     DatasetName: "string of at most 256 characters",
     PrintableText: "text",
     Json: "map",

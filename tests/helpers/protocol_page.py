@@ -1,4 +1,4 @@
-"""Reads docs/protocol.md: its sections, tables and examples."""
+"""A reader of docs/topics/protocol.md: its sections, tables and examples."""
 
 import json
 import re
@@ -11,27 +11,29 @@ from fedws.core.tensors import DTYPES
 from fedws.protocol.messages import MESSAGE_TYPES, Message
 from tests.helpers.support import REPOSITORY
 
-TEXT = (REPOSITORY / "docs" / "protocol.md").read_text(encoding="utf-8")
+TEXT = (REPOSITORY / "docs" / "topics" / "protocol.md").read_text(encoding="utf-8")
+WORDS = " ".join(TEXT.split())
+"""Text of the page with each line end as a space, to find a sentence."""
 KEY = bytes(range(32))
-"""Of the test vector, and of the example."""
+"""Network key of the test vector and of the example."""
 
 
 def section(title: str) -> str:
-    """The text under the heading that begins so, up to the next heading."""
+    """Return the text under the heading that begins so, up to the next heading."""
     found = re.findall(rf"^#+ {re.escape(title)}.*?\n(.*?)(?=^#|\Z)", TEXT, re.MULTILINE | re.DOTALL)
     assert len(found) == 1, f"{len(found)} headings begin with {title!r}"
     return str(found[0])
 
 
 def tables(text: str) -> Iterator[list[dict[str, str]]]:
-    """The tables of a text, as rows by column; marks of code are taken off."""
+    """Return the tables of a text as rows by column, without marks of code."""
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines())
         yield [{key: _bare(cell) for key, cell in zip(head, row, strict=True)} for row in rows]
 
 
 def table(text: str, first: str) -> list[dict[str, str]]:
-    """The one table of a text whose first column has that head."""
+    """Return the one table of a text whose first column has that head."""
     (found,) = (rows for rows in tables(text) if next(iter(rows[0])) == first)
     return found
 
@@ -41,7 +43,7 @@ def _bare(cell: str) -> str:
 
 
 def examples() -> list[tuple[dict[str, Any], str]]:
-    """Every example: its content, and its hexadecimal dump."""
+    """Return every example: its content and its hexadecimal dump."""
     return [
         (json.loads(content), dump)
         for content, dump in re.findall(r"```json\n(.*?)```\n\n```hex\n(.*?)```", TEXT, re.S)
@@ -49,7 +51,7 @@ def examples() -> list[tuple[dict[str, Any], str]]:
 
 
 def parse_message(content: dict[str, Any]) -> Message:
-    """The message that an example's content describes."""
+    """Return the message that an example's content describes."""
     tensors = {
         entry["name"]: torch.tensor(entry["values"], dtype=DTYPES[entry["dtype"]]).reshape(entry["shape"])
         for entry in content["tensors"]
@@ -59,6 +61,6 @@ def parse_message(content: dict[str, Any]) -> Message:
 
 
 def example(kind: type[Message]) -> Any:
-    """The one message of that kind among the examples."""
+    """Return the one message of that kind among the examples."""
     (found,) = (message for content, _ in examples() if isinstance(message := parse_message(content), kind))
     return found

@@ -26,6 +26,7 @@ class Recording:
         self._store = FileStore(folder.as_uri(), 5)
         self.asked: list[tuple[str, str]] = []
         self.refused: Mapping[str, str] = {}
+        self.spared = 0
         self.dropped = threading.Event()
 
     def check_access(self) -> None:
@@ -52,7 +53,7 @@ class Recording:
 
     def _ask(self, what: str, name: str) -> None:
         self.asked.append((what, name))
-        if what in self.refused:
+        if what in self.refused and self.count(what) > self.spared:
             raise StoreError(self.refused[what])
 
     def count(self, what: str) -> int:
@@ -102,7 +103,7 @@ async def test_the_model_is_the_same_and_nothing_is_left(plain: fedws.RunResult,
     assert_same(await run(stores, tmp_path / "run"), plain)
     rounds, coordinator = 3, stores.of["coordinator"]
     for name in WORKERS:
-        assert (stores.of[name].count("get"), stores.of[name].count("put")) == (rounds, rounds)
+        assert (stores.of[name].count("get"), stores.of[name].count("put")) == (rounds + 1, rounds), "and a test blob"
     models = {name for what, name in coordinator.asked if what == "put"}
     assert coordinator.count("get") == rounds * len(WORKERS)
     assert len(models) >= rounds, "each model, and those that are scored"
@@ -139,7 +140,8 @@ async def test_bytes_that_go_through_the_store_are_counted_once(tmp_path: Path) 
 async def test_small_bodies_stay_on_the_link(plain: fedws.RunResult, tmp_path: Path) -> None:
     stores = Stores(tmp_path / "store")
     assert_same(await run(stores, tmp_path / "run", above=2**20), plain)
-    assert all(store.count("put") == store.count("get") == 0 for store in stores.of.values())
+    assert all(stores.of[name].count("put") == 0 and stores.of[name].count("get") == 1 for name in WORKERS)
+    assert stores.of["coordinator"].count("put") == 1 and stores.of["coordinator"].count("get") == 0, "the test blob"
 
 
 @pytest.mark.parametrize("without", [("bob",), ("coordinator",), (*WORKERS, "testing")])
@@ -148,7 +150,7 @@ async def test_who_has_no_store_is_sent_bodies_on_the_link(
 ) -> None:
     stores = Stores(tmp_path / "store", without)
     assert_same(await run(stores, tmp_path / "run"), plain)
-    used = {name for name, store in stores.of.items() if store.count("put")}
+    used = {name for name, store in stores.of.items() if store.count("put") > (name == "coordinator")}
     assert used == ({"alice", "charlie", "coordinator"} if without == ("bob",) else set())
 
 
@@ -159,7 +161,8 @@ async def test_a_body_that_a_store_does_not_take_goes_on_the_link(
     stores = Stores(tmp_path / "store")
     stores.of[node].refused = {"put": "s3://bucket: refused (403)"}
     assert_same(await run(stores, tmp_path / "run"), plain)
-    assert caplog.text.count(f"{node}: a large body goes on the link: s3://bucket: refused (403)") == 1
+    line = f"{node}: a body was not stored, and bodies are sent on the link: s3://bucket: refused (403)"
+    assert caplog.text.count(line) == 1
     assert stores.left == []
 
 
@@ -167,12 +170,36 @@ async def test_an_order_whose_body_cannot_be_had_fails_and_the_node_alone_knows_
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     stores = Stores(tmp_path / "store")
-    stores.of["bob"].refused = {"get": "s3://bucket: refused (403)"}
+    stores.of["bob"].refused, stores.of["bob"].spared = {"get": "s3://bucket: refused (403)"}, 1  # the test blob
     await run(stores, tmp_path / "run", min_results=2)
     log = (tmp_path / "run" / "run.log").read_text()
-    assert "bob failed: its object store does not give the request (see its log)\n" in log, "and not what store it is"
-    assert "bob: the body of a request: s3://bucket: refused (403)" in caplog.text
+    assert "bob failed: cannot fetch the request from its object store (see its log)\n" in log, "not which store it is"
+    assert "bob: cannot read the body of a request: s3://bucket: refused (403)" in caplog.text
     assert stores.left == []
+
+
+async def test_two_sides_with_different_stores_are_an_error_before_the_first_round(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stores, others = Stores(tmp_path / "store"), Stores(tmp_path / "other")
+    stores.of["bob"] = others.of["bob"]
+    message = "bob does not find the coordinator's test blob; set the same --body-store on both sides"
+    with pytest.raises(fedws.FedwsError, match=f"^bob at memory://bob: {message}$"):
+        await run(stores, tmp_path / "run")
+    assert not (tmp_path / "run" / "run.log").exists(), "no round has begun"
+    assert "bob: cannot read the test blob of the coordinator, which may use another store: " in caplog.text
+    assert stores.left == []
+
+
+async def test_the_log_names_the_store_and_who_uses_it(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    body_store = fedws.open_store(f"file://{folder}", 500_000)
+    async with federation(Stores(folder, ("bob",))) as found:
+        await fedws.run(run_dir=tmp_path / "run", body_store=body_store, **found)
+    log = (tmp_path / "run" / "run.log").read_text()
+    assert f"Bodies above 0.5 MB go through file://{folder}: alice, charlie\n" in log
+    assert "Bodies go over the link, since these workers have no --body-store: bob\n" in log
 
 
 async def test_a_report_whose_body_cannot_be_had_is_a_failure(tmp_path: Path) -> None:
@@ -187,7 +214,7 @@ async def test_a_body_that_the_store_has_altered_is_a_failure(tmp_path: Path, ca
     stores = Stores(tmp_path / "store")
     stores.of["bob"].refused = {"alter": ""}
     await run(stores, tmp_path / "run", min_results=2)
-    assert "bob: the body of a request: the body that came is not the one of the digest that was told" in caplog.text
+    assert "bob: cannot read the body of a request: body does not match its declared SHA-256 digest" in caplog.text
 
 
 async def test_a_store_that_cannot_be_cleaned_is_said_and_the_run_has_its_model(
@@ -197,7 +224,7 @@ async def test_a_store_that_cannot_be_cleaned_is_said_and_the_run_has_its_model(
     stores.of["coordinator"].refused = {"clean": "s3://bucket: refused (403)"}
     assert_same(await run(stores, tmp_path / "run"), plain)
     log = (tmp_path / "run" / "run.log").read_text()
-    assert "What this run has left in the object store stays there: s3://bucket: refused (403)" in log
+    assert "The bodies of this run were not deleted from the object store: s3://bucket: refused (403)" in log
 
 
 async def test_what_a_node_put_for_a_run_that_is_gone_is_deleted_when_it_is_forgotten(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What docs/protocol.md says of links over a broker, against the code; and its test vector, made as it is worded."""
+"""Links over a broker agree with section 11 of docs/topics/protocol.md, including its test vector."""
 
 import hashlib
 import hmac
@@ -16,7 +16,7 @@ from fedws.protocol.encoder import FRAGMENT_BYTES
 from fedws.protocol.messages import Challenge, Hello
 from tests.helpers.protocol_page import KEY, TEXT, example, section, table
 
-CHAPTER = TEXT[TEXT.index("## 11. ") : TEXT.index("## 12. ")]
+CHAPTER = " ".join(TEXT[TEXT.index("## 11. ") : TEXT.index("## 12. ")].split())
 SECRET = handshake.derive_session_key(KEY, example(Hello), example(Challenge))
 INSTANCE, LINK = EndToken(bytes(32)).name, EndToken(b"\xff" * 32).name
 
@@ -102,7 +102,7 @@ def test_the_nonce_of_a_ping_is_its_own() -> None:
 
 
 def test_the_opening() -> None:
-    found = re.search(r"The OPEN of a coordinator that wants this link encrypted is `(\w+)`", CHAPTER)
+    found = re.search(r"The OPEN of a coordinator that requires encryption of this link is `(\w+)`", CHAPTER)
     assert (
         found is not None
         and NoProtection().wrap(FrameKind.OPEN, 0, pack_open(INSTANCE, encrypt_payloads=True)).hex() == found[1]

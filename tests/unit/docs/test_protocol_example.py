@@ -1,4 +1,4 @@
-"""The examples in docs/protocol.md agree with the code in every byte."""
+"""The examples in docs/topics/protocol.md agree with the code in every byte."""
 
 import dataclasses
 

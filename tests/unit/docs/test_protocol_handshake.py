@@ -1,4 +1,4 @@
-"""The handshake in docs/protocol.md agrees with the code."""
+"""The handshake in docs/topics/protocol.md agrees with the code."""
 
 import hmac
 import re
@@ -12,7 +12,7 @@ from fedws.protocol.messages import Challenge, Hello, Proof, TaskRequest
 from fedws.security import network_key
 from fedws.training import client_state
 from tests.helpers.protocol_example import hexdump
-from tests.helpers.protocol_page import KEY, TEXT, example, section, table
+from tests.helpers.protocol_page import KEY, WORDS, example, section, table
 
 
 def test_the_texts_of_a_proof() -> None:
@@ -32,7 +32,7 @@ def test_the_texts_of_a_proof() -> None:
         assert handshake.compute_proof(KEY, side, hello, challenge.node, challenge.nonce, *texts[8:]) == wanted  # type: ignore[arg-type]
         assert {row["side"]: row["proof"] for row in table(section("The proof"), "side")}[side] == wanted
         if side == "node":
-            assert f"over these {len(data)} bytes" in TEXT and f"```hex\n{hexdump(data)}\n```" in section("The proof")
+            assert f"over these {len(data)} bytes" in WORDS and f"```hex\n{hexdump(data)}\n```" in section("The proof")
 
 
 def test_the_example_is_a_handshake() -> None:
@@ -41,11 +41,11 @@ def test_the_example_is_a_handshake() -> None:
     handshake.verify_proof(KEY, hello, challenge, proof)
     signed = handshake._encode_fields("takeover", hello, challenge.node, challenge.nonce, proof.takeover_key)
     assert f"over {len(signed)} bytes" in section("The proof")
-    assert network_key._parse_key(f" {KEY.hex()}\n", "key") == KEY and f"`{KEY.hex()}`" in TEXT
+    assert network_key._parse_key(f" {KEY.hex()}\n", "key") == KEY and f"`{KEY.hex()}`" in WORDS
 
 
 def test_how_many_wait_at_the_door() -> None:
-    assert f"At most {admission.MAX_PENDING_CONNECTIONS} connections are in the handshake at once" in TEXT
+    assert f"At most {admission.MAX_PENDING_CONNECTIONS} connections are in the handshake at once" in WORDS
 
 
 def test_what_is_kept_between_orders() -> None:

@@ -1,4 +1,4 @@
-"""The tasks, models, losses, optimizers and settings in docs/protocol.md agree with the code."""
+"""The tasks, models, losses, optimizers and settings in docs/topics/protocol.md agree with the code."""
 
 import dataclasses
 import inspect
@@ -17,7 +17,7 @@ from fedws.split_learning.fine_tuning import FineTuneSettings
 from fedws.split_learning.upload_progress import UploadSettings
 from tests.helpers.protocol_example import fitted
 from tests.helpers.protocol_fields import NEEDED, TYPES
-from tests.helpers.protocol_page import TEXT, section, table
+from tests.helpers.protocol_page import TEXT, WORDS, section, table
 from tests.helpers.support import REPOSITORY, registered_by_benchmarks
 
 RANGES: dict[str, tuple[list[float], list[float]]] = {
@@ -125,4 +125,4 @@ def test_normalisation_of_digits() -> None:
 
 
 def test_seed() -> None:
-    assert f"the seed\n{seeds.request_seed(1, 'alice', 1)}." in TEXT
+    assert f"the seed is {seeds.request_seed(1, 'alice', 1)}." in WORDS

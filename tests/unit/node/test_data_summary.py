@@ -72,9 +72,9 @@ def test_labels_that_are_given_arrive_too(given: Any, wanted: list[int]) -> None
         ([1.0], "labels must be whole numbers: .*float.*; number the classes from 0"),
         ([None], "labels must be whole numbers: .*NoneType.*; number the classes from 0"),
         (7, "labels must be whole numbers: .*int.*; number the classes from 0"),
-        ([1, -1], "labels must be 0 or more: one is -1; number the classes from 0"),
-        ([2**70], "labels must be below 100,000: one is 1180591620717411303424; number the classes from 0"),
-        ([5, 100_000], "labels must be below 100,000: one is 100000; number the classes from 0"),
+        ([1, -1], "labels must be 0 or more, got -1; number the classes from 0"),
+        ([2**70], "labels must be below 100,000, got 1180591620717411303424; number the classes from 0"),
+        ([5, 100_000], "labels must be below 100,000, got 100000; number the classes from 0"),
     ],
 )
 def test_labels_that_no_coordinator_can_read_are_a_line(given: Any, text: str) -> None:
@@ -84,7 +84,7 @@ def test_labels_that_no_coordinator_can_read_are_a_line(given: Any, text: str) -
 
 @pytest.mark.parametrize("data_set", ["x" * 2**16, 7])
 def test_what_cannot_pass_a_handshake_is_a_line(data_set: Any) -> None:
-    with pytest.raises(UsageError, match=r"^alice cannot declare what it holds: "):
+    with pytest.raises(UsageError, match=r"^alice cannot declare its data: "):
         data_summary.check_welcome(Welcome(node="alice", role="worker", dataset=data_set, num_examples=1))
 
 

@@ -110,5 +110,5 @@ def test_features_leave_only_from_a_task_that_is_registered_for_them() -> None:
         return workspace.build_result(order, {}, {"features": torch.zeros(4, 1, dtype=torch.uint8)})
 
     found = answer(task)
-    why = "the task is registered to release update, and its result holds features"
+    why = "the task is registered to release update, but its result contains features"
     assert isinstance(found, TaskFailure) and found.reason == why

@@ -178,7 +178,7 @@ def test_ctrl_c_is_no_failure() -> None:
 def test_a_node_with_a_table_does_what_is_in_it_and_nothing_else() -> None:
     answer = worker().execute(order("fedavg.fit"))
     assert isinstance(answer, TaskFailure) and answer.kind == "refused"
-    assert answer.reason == "unknown task 'fedavg.fit': There are t"
+    assert answer.reason == "unknown task 'fedavg.fit'; choose from t"
 
 
 def test_a_node_without_a_table_does_what_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +187,7 @@ def test_a_node_without_a_table_does_what_is_registered(monkeypatch: pytest.Monk
     assert isinstance(node.execute(order("fedavg.mine")), TaskResult)
     answer = node.execute(order("fedavg.fitt"))
     assert isinstance(answer, TaskFailure) and answer.kind == "refused"
-    assert answer.reason.startswith("unknown task 'fedavg.fitt': did you mean fedavg.fit")
+    assert answer.reason.startswith("unknown task 'fedavg.fitt'; did you mean 'fedavg.fit'")
 
 
 @pytest.mark.parametrize("name", ["os.system", "builtins.eval", "fedws.cli.main", "mlp", "", "__init__", "../x"])
@@ -234,7 +234,7 @@ def test_what_tasks_keep_lasts_as_long_as_the_run() -> None:
         assert answer(2, 1, fail=True) == ("failed", "the task failed on its data (see the log of alice)")
         assert answer(2, 1) == 1 and answer(4, 2) == 2
     node.start_run(RunClaim("one"))
-    assert answer(5, 4) == ("refused", "alice has lost its state of round 4; was it restarted?")
+    assert answer(5, 4) == ("refused", "alice has lost its state of round 4: it was restarted or served another run")
 
 
 # --------------------------------------------------------------------------- stopping

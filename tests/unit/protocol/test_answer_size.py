@@ -81,7 +81,7 @@ def test_the_bound_is_read_when_the_header_is_there() -> None:
 
 def test_a_larger_one_is_refused_by_its_header_before_memory_is_taken() -> None:
     receiver = BodyTransfers(get_max_answer_bytes=lambda: ANSWER_SLACK_BYTES)
-    text = r"^a task_result of 900,000,\d\d\d bytes; an answer to what was requested has at most 1,048,576$"
+    text = r"^message 'task_result' of 900,000,\d\d\d bytes exceeds the limit of 1,048,576 bytes for the open requests$"
     with pytest.raises(ProtocolError, match=text), receiver.open_decoder(LIMIT) as decoder:
         decoder.feed(_claiming(900_000_000))
     assert len(decoder._buffer) == 0
@@ -89,7 +89,7 @@ def test_a_larger_one_is_refused_by_its_header_before_memory_is_taken() -> None:
 
 def test_one_that_is_in_an_object_store_is_refused_before_it_is_fetched() -> None:
     receiver = BodyTransfers(get_max_answer_bytes=lambda: ANSWER_SLACK_BYTES)
-    with pytest.raises(ProtocolError, match="a task_result of 900,000,"), receiver.open_decoder(LIMIT) as decoder:
+    with pytest.raises(ProtocolError, match="'task_result' of 900,000,"), receiver.open_decoder(LIMIT) as decoder:
         decoder.feed(_claiming(900_000_000, transfer="store", digest="ab" * 32))
 
 
@@ -102,7 +102,7 @@ def test_one_that_goes_on_after_a_lost_link_has_the_bound_of_the_request_that_is
             decoder.feed(piece)
     assert receiver.resume_offsets == {digest: 2 * CHUNK_BYTES}
     most[0] = ANSWER_SLACK_BYTES
-    with pytest.raises(ProtocolError, match="a task_result of 4,194,"), receiver.open_decoder(LIMIT) as decoder:
+    with pytest.raises(ProtocolError, match="message 'task_result' of 4,194,"), receiver.open_decoder(LIMIT) as decoder:
         decoder.feed(pieces(large, digest, 2 * CHUNK_BYTES)[0])
 
 

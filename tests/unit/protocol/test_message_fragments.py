@@ -76,7 +76,7 @@ def test_bytes_may_come_one_at_a_time(body: bytes) -> None:
     whole = raw(HEADER if body else changed(tensors=[]), body)
     decoder = Decoder()
     for place in range(len(whole)):
-        with pytest.raises(ProtocolError, match="ends before"):
+        with pytest.raises(ProtocolError, match="is shorter than"):
             decoder.build_message()
         decoder.feed(whole[place : place + 1])
     assert plain(decoder.build_message()) == plain(decoded(whole))
@@ -85,16 +85,16 @@ def test_bytes_may_come_one_at_a_time(body: bytes) -> None:
 def test_a_message_cut_short_at_any_byte_is_refused() -> None:
     whole = raw()
     for end in range(len(whole)):
-        with pytest.raises(ProtocolError, match="message ends before the length it declares"):
+        with pytest.raises(ProtocolError, match="message is shorter than its declared length"):
             decoded(whole[:end])
 
 
 @pytest.mark.parametrize("header", [HEADER, changed(tensors=[])])
 def test_a_message_with_a_byte_too_many_is_refused(header: dict[str, Any]) -> None:
     body = BODY if header["tensors"] else b""
-    with pytest.raises(ProtocolError, match=f"longer than the {len(body)} bytes of body it declares"):
+    with pytest.raises(ProtocolError, match=f"exceeds its declared length of {len(body)} bytes"):
         decoded(raw(header, body + b"\0"))
     decoder = Decoder()
     decoder.feed(raw(header, body))
-    with pytest.raises(ProtocolError, match="longer than"):
+    with pytest.raises(ProtocolError, match="exceeds its declared length"):
         decoder.feed(b"\0")

@@ -86,35 +86,38 @@ BITS = torch.zeros(3, dtype=torch.uint8).view(torch.bits8)
 CANNOT = [
     (
         Extra({"version": 2}),
-        "'_extra_state' cannot travel: it is a dict, not a tensor, from get_extra_state of Extra; ",
+        "cannot send '_extra_state': it is a dict, not a tensor, from get_extra_state of Extra; ",
     ),
     (
         Net(deep=nn.Sequential(Extra(b"pickled"))),
-        "'deep.0._extra_state' cannot travel: it is a bytes, not a tensor, from get_extra_state of Extra; return a",
+        "cannot send 'deep.0._extra_state': it is a bytes, not a tensor, from get_extra_state of Extra; return a",
     ),
-    (Named("w", like=3), "'w' cannot travel: it is a int, not a tensor; leave it out of the state dict"),  # type: ignore[arg-type]
+    (Named("w", like=3), "cannot send 'w': it is a int, not a tensor; leave it out of the state dict"),  # type: ignore[arg-type]
     (Net(lazy=nn.LazyLinear(3)), "'lazy.weight' is not initialised: its module is lazy; pass a sample through the"),
     (Net(lazy=nn.LazyBatchNorm1d()), "'lazy.weight' is not initialised: its module is lazy; pass a sample"),
-    (Net(q=BITS), "'q' cannot travel: it is torch.bits8; these dtypes can: float16, "),
-    (Net(s=torch.eye(3).to_sparse()), "'s' cannot travel: it is torch.sparse_coo, and only strided tensors travel; "),
+    (Net(q=BITS), "cannot send 'q': it has the dtype torch.bits8; use one of float16, "),
+    (
+        Net(s=torch.eye(3).to_sparse()),
+        "cannot send 's': it has the layout torch.sparse_coo, and only strided tensors can be sent; ",
+    ),
     (
         Net(n=torch.nested.nested_tensor([torch.ones(1), torch.ones(2)], layout=torch.jagged)),
-        "'n' cannot travel: it is a NestedTensor, a subclass of torch.Tensor; use a plain tensor",
+        "cannot send 'n': it is a NestedTensor, a subclass of torch.Tensor; use a plain tensor",
     ),
-    (Net(m=torch.ones(3, device="meta")), "'m' cannot travel: it is on the device meta, and so has no values; "),
-    (Net(o=torch.ones(3).as_subclass(Own)), "'o' cannot travel: it is a Own, a subclass of torch.Tensor; use a plain"),
-    (Net(d=torch.ones([1] * 17)), "'d' cannot travel: it has 17 dimensions; use at most 16"),
-    (Net(e=torch.ones(2**30, 0).expand(2**30, 2**30, 0)), " cannot travel: tensor 'e': no tensor has shape "),
-    (Named("../w"), "'../w' cannot travel: no name is like a path or has control characters; rename it"),
-    (Named("a//b"), "'a//b' cannot travel: no name is like a path or has control characters; rename it"),
-    (Named("NaN"), "'NaN' cannot travel: no name is NaN; rename it"),
-    (Named("w" * 257), "' cannot travel: a name is a text of 1 to 256 characters; rename it"),
-    (Named("\ud800"), " cannot travel: name: Input should be a valid string"),
-    (Named("__metadata__"), "'__metadata__' cannot travel: a safetensors file needs this name; rename it"),
-    (Named(*map(str, range(10_001))), "10001 tensors cannot travel: a message holds at most 10000; stack some of"),
+    (Net(m=torch.ones(3, device="meta")), "cannot send 'm': it is on the meta device and has no values; "),
+    (Net(o=torch.ones(3).as_subclass(Own)), "cannot send 'o': it is a Own, a subclass of torch.Tensor; use a plain"),
+    (Net(d=torch.ones([1] * 17)), "cannot send 'd': it has 17 dimensions; use at most 16"),
+    (Net(e=torch.ones(2**30, 0).expand(2**30, 2**30, 0)), " cannot send its tensors: tensor 'e': shape "),
+    (Named("../w"), "cannot send '../w': a name must not look like a path or contain control characters; rename it"),
+    (Named("a//b"), "cannot send 'a//b': a name must not look like a path or contain control characters; rename it"),
+    (Named("NaN"), "cannot send 'NaN': a name must not be NaN; rename it"),
+    (Named("w" * 257), "': a name must have 1 to 256 characters; rename it"),
+    (Named("\ud800"), " cannot send its tensors: name: Input should be a valid string"),
+    (Named("__metadata__"), "cannot send '__metadata__': safetensors reserves this name; rename it"),
+    (Named(*map(str, range(10_001))), "cannot send 10001 tensors: a message holds at most 10000; stack some of"),
     (
         Named(*(f"{number:0100}" for number in range(4_000))),
-        f"of its 4000 tensors take 552012 bytes, and a message has at most {2**19 - 2**14} for them; use shorter",
+        f"of its 4000 tensors take 552012 bytes, which exceeds the limit of {2**19 - 2**14} bytes; use shorter",
     ),
 ]
 
@@ -215,7 +218,7 @@ def test_the_names_of_gradients_must_travel_too(model: Callable[[Any], str]) -> 
     prepare_run(build_plan({**SETTINGS, "model": spec, "algorithm": "fedavg"}))
     with pytest.raises(UsageError) as caught:
         prepare_run(build_plan({**SETTINGS, "model": spec, "algorithm": "fedsgd"}))
-    assert_one_line(caught, "www' cannot travel: a name is a text of 1 to 256 characters; rename it"[3:])
+    assert_one_line(caught, "www': a name must have 1 to 256 characters; rename it"[3:])
 
 
 def test_what_an_algorithm_sends_beside_the_model_must_travel_too(
@@ -237,7 +240,7 @@ def test_what_an_algorithm_sends_beside_the_model_must_travel_too(
     prepare_run(build_plan(settings))
     with pytest.raises(UsageError) as caught:
         prepare_run(build_plan({**settings, "algorithm": "double"}))
-    assert_one_line(caught, "12000 tensors cannot travel")
+    assert_one_line(caught, "cannot send 12000 tensors")
 
 
 def test_several_extractors_must_travel_together(model: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,4 +252,4 @@ def test_several_extractors_must_travel_together(model: Callable[[Any], str], mo
     prepare_run(build_plan({**settings, "algorithm": "mistnet:split_at=1,extractor=random,num_extractors=3"}))
     with pytest.raises(UsageError) as caught:
         prepare_run(build_plan({**settings, "algorithm": "mistnet:split_at=1,extractor=random,num_extractors=4"}))
-    assert_one_line(caught, "10 tensors cannot travel")
+    assert_one_line(caught, "cannot send 10 tensors")
