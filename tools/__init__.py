@@ -1,1 +1,1 @@
-"""Scripts for the maintenance of this project; no part of the package."""
+"""Scripts for the maintenance of this project, which are not part of the package."""

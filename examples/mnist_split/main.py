@@ -1,4 +1,7 @@
-"""Federated averaging from Python, with the pieces of ``pieces.py``: ``main.py [ID=URL ...]``, one ID being testing."""
+"""A federated averaging run from Python with the pieces of ``pieces.py``.
+
+Its arguments are ``ID=URL ...``, where one ID must be ``testing``. Without arguments the demo nodes are used.
+"""
 
 import sys
 from pathlib import Path
@@ -19,4 +22,4 @@ result = fedws.run_sync(
 )
 for score in result.evaluations("federated"):
     print(f"round {score['round']:2}: accuracy {score['accuracy']:.2%}, loss {score['loss']:.3f}")
-print(f"the trained model and the whole record are in {result.directory}")
+print(f"the trained model and the records of the run are in {result.directory}")

@@ -1,4 +1,6 @@
-"""Pieces of one's own: a model, a data set, a loss and an optimizer. Every node of the run is started with this file:
+"""The plugin with own pieces: a model, a data set, a loss and an optimizer.
+
+Every node of the run loads it:
 
 fedws worker --id alice --labels 0-3 --plugin examples/mnist_split/pieces.py --dataset small_digits
 """
@@ -16,31 +18,34 @@ import fedws
 
 @fedws.register("model", "small_net")
 class SmallNet(nn.Module):
-    """Any torch module. A keyword-only argument is an option: ``--model small_net:64`` or ``small_net:hidden=64``."""
+    """A small network. Any torch module can be a model.
+
+    A keyword-only argument is an option: ``--model small_net:64`` or ``small_net:hidden=64``.
+    """
 
     def __init__(self, *, hidden: int = 32) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images [n, 1, 8, 8] to scores of the ten digits [n, 10]."""
+        """Return the scores of the ten digits [n, 10] for images [n, 1, 8, 8]."""
         scores: torch.Tensor = self.layers(images)
         return scores
 
 
 @fedws.register("dataset", "small_digits")
 class SmallDigits(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
-    """Any torch map-style data set; ``targets`` lets workers hold some of the labels only.
+    """The 1,797 digits of 8 x 8 pixels that come with scikit-learn. Any torch map-style data set can be a data set.
 
-    These are the 1,797 digits of 8 x 8 pixels that come with scikit-learn; every fifth is for testing. ``root`` is the
-    folder for data (``--data-dir``), which nothing is read from here.
+    Every fifth digit is for testing. The attribute ``targets`` allows workers to hold only some of the labels. ``root``
+    is the directory of data sets (``--data-dir``), which this data set does not use.
     """
 
     def __init__(self, root: Path, train: bool) -> None:
         digits = load_digits()
-        mine = (np.arange(len(digits.target)) % 5 != 0) == train
-        self.images = torch.tensor(digits.images[mine], dtype=torch.float32).unsqueeze(1) / 16
-        self.targets = torch.tensor(digits.target[mine])
+        selected = (np.arange(len(digits.target)) % 5 != 0) == train
+        self.images = torch.tensor(digits.images[selected], dtype=torch.float32).unsqueeze(1) / 16
+        self.targets = torch.tensor(digits.target[selected])
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -51,11 +56,11 @@ class SmallDigits(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
 
 @fedws.register("loss", "smoothed")
 def smoothed(*, by: float = 0.1) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """A function of outputs and targets that gives the batch's mean loss."""
+    """Return a function of outputs and targets that returns the mean loss of a batch."""
     return nn.CrossEntropyLoss(label_smoothing=by)
 
 
 @fedws.register("optimizer", "quick")
 def quick(parameters: Iterable[nn.Parameter], lr: float, *, momentum: float = 0.5) -> torch.optim.Optimizer:
-    """Any torch optimizer; each order gets a new one."""
+    """Return an optimizer. Any torch optimizer can be used. Each task request gets a new one."""
     return torch.optim.SGD(parameters, lr, momentum=momentum, nesterov=True)

@@ -1,1 +1,1 @@
-"""Large message bodies in an object store beside the link."""
+"""Object stores, which carry large message bodies beside the links."""

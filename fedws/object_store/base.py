@@ -1,7 +1,7 @@
-"""The protocol of object stores, which hold the large bodies of messages beside the links; and how one is opened.
+"""The interface of object stores, which carry large message bodies beside the links, and functions that open a store.
 
-A blob is the body of one message. Its name is the SHA-256 of it, and it lies under ``RUN/NAME`` in a store that is this
-node's own setting: a peer says a blob's name and size, never where it is.
+A blob is the body of one message. Its name is the SHA-256 of its bytes, and its path in the store is ``RUN/NAME``. Each
+node has its own store setting. A peer only names a blob and its size, never its location.
 """
 
 import re
@@ -15,97 +15,118 @@ from fedws.core import registry
 from fedws.core.errors import StoreError, UsageError
 
 PART_BYTES = 2**23
-"""Bytes of a large blob that are sent at once; what was interrupted goes on from the last whole part."""
+"""Size in bytes of a part of a large blob. An interrupted upload continues after the last complete part."""
 _RUN_PATTERN = re.compile("[0-9a-f]{16}")
 _NAME_PATTERN = re.compile("[0-9a-f]{64}")
 
 
 class Store(Protocol):
-    """A place for blobs, chosen by URL scheme. Factory: ``(url: str, timeout: float)``, registered as ``store``.
+    """A store for blobs.
 
-    The factory raises UsageError for a URL that is none. Every method blocks, may be called in several threads at once,
-    and ends after ``timeout`` seconds without progress. All but ``check_access`` raise StoreError, whose text is one
-    line that says what store it is and holds nothing secret; also where ``run`` or ``name`` are not as
-    :func:`build_blob_path` wants them.
+    A factory ``(url: str, timeout: float)`` is registered with the kind ``store`` and the URL scheme as its name. It
+    raises UsageError if the URL is not valid.
+
+    Every method blocks and can be called in several threads at once. It fails after ``timeout`` seconds without
+    progress. All methods except ``check_access`` raise StoreError, whose text is one line that names the store and
+    contains no secrets. They raise it also if :func:`build_blob_path` rejects ``run`` or ``name``.
     """
 
     def check_access(self) -> None:
-        """Try all that the other methods need. Raises UsageError: a wrong setting is said before a run begins."""
+        """Try all operations that the other methods require.
+
+        Raise UsageError if one fails, so that a wrong setting is reported before a run begins.
+        """
 
     def put(self, run: str, name: str, body: Sequence[memoryview], *, stop: threading.Event | None = None) -> None:
-        """Store the blob, whose bytes are those of ``body`` (each of format ``B``) one after the other.
+        """Store a blob that consists of the concatenated views of ``body``, each of format ``B``.
 
-        Nothing is sent when one of that name and size is there. What an earlier call left unfinished is gone on with
-        or removed, also if its process has ended. When ``stop`` is set, by another thread, it ends at the next part
-        with a StoreError (``... stopped``), and nothing unfinished stays.
+        Send nothing if the store already has a blob of this name and size. Continue or remove an unfinished upload of
+        an earlier call, even if its process has ended. If another thread sets ``stop``, raise StoreError
+        (``... stopped``) at the next part, and leave nothing unfinished.
         """
 
     def get(self, run: str, name: str, buffer: memoryview, *, stop: threading.Event | None = None) -> None:
-        """Fill ``buffer`` with the blob, which must be exactly as large; ``stop`` as of :meth:`put`."""
+        """Fill ``buffer`` with a blob of exactly its size. Raise BlobMissing if the store does not have the blob.
+
+        If another thread sets ``stop``, raise StoreError at the next part.
+        """
 
     def delete(self, run: str, name: str) -> None:
-        """Delete one blob, if it is there."""
+        """Delete one blob, if it exists."""
 
     def delete_run(self, run: str) -> None:
-        """Delete all that the run has left, unfinished blobs too."""
+        """Delete all blobs of a run, including unfinished ones."""
 
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """Where a node keeps large bodies."""
+    """The store setting of a node."""
 
     url: str
     min_bytes: int
-    """Bytes; a larger body goes through the store, any other with its message."""
+    """Size in bytes above which a body goes through the store. Other bodies are sent with their messages."""
 
 
 @dataclass(frozen=True)
 class BodyStore:
-    """A store that is open, and what goes there."""
+    """An open store, and the size of the bodies that go through it."""
 
     store: Store
     min_bytes: int
-    """As of :class:`StoreConfig`."""
+    """Size in bytes above which a body goes through the store."""
+    url: str = ""
+    """URL of the store for log lines of this node; it contains no secrets."""
 
 
 def open_store(url: str, min_bytes: int = 1_000_000, timeout: float = 60.0) -> BodyStore:
-    """Large bodies of more than ``min_bytes`` bytes go through the store at ``url``, which is opened and tried.
+    """Open the store at ``url`` for bodies of more than ``min_bytes`` bytes, and check the access to it.
 
-    It is given up after ``timeout`` seconds without progress. Raises UsageError.
+    Each operation of the store fails after ``timeout`` seconds without progress. Raise UsageError if the URL is not
+    valid or the check fails.
     """
-    return BodyStore(open_backend(StoreConfig(url, min_bytes), timeout), min_bytes)
+    return BodyStore(open_backend(StoreConfig(url, min_bytes), timeout), min_bytes, url)
 
 
 def open_backend(config: StoreConfig, timeout: float) -> Store:
-    """The store, tried. Raises UsageError, which lists the schemes where there is none of that name."""
+    """Return the store of ``config`` after a check of its access.
+
+    Raise UsageError if the URL is not valid, if its scheme is unknown, or if the check fails.
+    """
     scheme = parse_store_url(config.url).scheme
     known = registry.list_pieces("store")
     if scheme not in known:
-        raise UsageError(f"{config.url}: no store is reached by {scheme}://; there are {', '.join(known)}")
+        raise UsageError(f"{config.url}: unknown scheme {scheme!r}; choose from {', '.join(known)}")
     store: Store = registry.find_piece("store", scheme)(config.url, timeout)
     store.check_access()
     return store
 
 
 def parse_store_url(url: str) -> SplitResult:
-    """A store's URL, of scheme, host and path alone. Raises UsageError, which repeats nothing that may be secret."""
-    like = "one looks like s3://bucket/prefix or file:///path"
+    """Return the parts of a store's URL, which may have only a scheme, a host and a path.
+
+    Raise UsageError for any other URL. Its text repeats no part of the URL that may be secret.
+    """
+    advice = "use the form s3://BUCKET/PREFIX or file:///PATH"
     if "@" in url:
-        raise UsageError("an @ in the URL of a store: a user or password belongs elsewhere, and in a path it is %40")
+        raise UsageError(
+            "the URL of a store must not contain '@'; remove the user and password, or write %40 in a path"
+        )
     try:
         parts = urlsplit(url)
     except ValueError:
-        raise UsageError(f"the URL of a store cannot be read; {like}") from None
-    if not parts.scheme or parts.query or parts.fragment:
-        what = "a URL with a ? or # in it" if parts.query or parts.fragment else repr(url)
-        raise UsageError(f"{what} is no store; {like}")
+        raise UsageError(f"the URL of a store is not a valid URL; {advice}") from None
+    if parts.query or parts.fragment:
+        raise UsageError(f"the URL of a store must not contain '?' or '#'; {advice}")
+    if not parts.scheme:
+        raise UsageError(f"{url!r} is not a valid URL of a store; {advice}")
     return parts
 
 
 def build_blob_path(run: str, name: str | None = None) -> str:
-    """Where in a store a blob is, or all of a run: ``RUN/NAME`` or ``RUN``. The one way to a path or key.
+    """Return the path of a blob in a store, ``RUN/NAME``, or the path of a whole run, ``RUN``.
 
-    Raises StoreError unless the run is 16 and the name 64 lower-case hex digits, since they may be a peer's texts.
+    Every path and key of a store is built here. Raise StoreError unless the run has 16 and the name has 64 lower-case
+    hex digits, because both may come from a peer.
 
     >>> build_blob_path("0123456789abcdef")
     '0123456789abcdef'
@@ -120,8 +141,10 @@ def build_blob_path(run: str, name: str | None = None) -> str:
 
 
 def split_into_parts(body: Sequence[memoryview]) -> Iterator[list[memoryview]]:
-    """The body in parts of :data:`PART_BYTES` bytes, the last of what remains; none of an empty one. Nothing is
-    copied."""
+    """Yield the parts of a body, without a copy of its bytes.
+
+    Each part has :data:`PART_BYTES` bytes, except that the last one has the rest. An empty body has no parts.
+    """
     part: list[memoryview] = []
     room = PART_BYTES
     for view in body:

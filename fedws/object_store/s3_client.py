@@ -1,38 +1,39 @@
-"""The requests to an S3 store: made again where that may help, with answers in which nothing is taken on trust.
+"""A client of S3 stores, which retries requests and validates every response.
 
-The one file that knows boto3. Where the store is and who we are come from the usual places of boto3 only:
-AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, the files in ~/.aws, a machine's own role.
+This is the only module that uses boto3. The endpoint and the credentials come only from the usual sources of boto3:
+AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, the files in ~/.aws, and the role of the machine.
 """
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from fedws.core.errors import StoreError, UsageError
-from fedws.object_store.s3_errors import S3ErrorInfo
+from fedws.object_store.s3_errors import S3Address, S3ErrorInfo
 from fedws.object_store.watchdog import Progress
 
 T = TypeVar("T")
 MAX_ATTEMPTS = 4
-"""How often a request is made that fails in a way which may pass."""
+"""Maximum number of attempts of a request whose errors are retryable."""
 MAX_PAGES = 1000
-"""Of one listing; most stores put 1,000 results into each."""
+"""Maximum number of pages of one listing. Most stores return 1,000 results in each page."""
 _PAGE_TOKENS = {
     "list_objects_v2": {"ContinuationToken": "NextContinuationToken"},
     "list_multipart_uploads": {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"},
     "list_parts": {"PartNumberMarker": "NextPartNumberMarker"},
 }
-"""What is asked with for the next page, and where the page before says it."""
+"""Arguments of a request for the next page, each with the field of the previous page that contains its value."""
 _MALFORMED_RESPONSE_ERRORS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
-"""What comes of an answer in which something is missing or of another type."""
+"""Exceptions that a response raises if a field is missing or has the wrong type."""
 
 
 class S3RequestFailed(StoreError):
-    """A request failed for good."""
+    """A request that failed and is not retried any more."""
 
     def __init__(self, text: str, code: str) -> None:
         super().__init__(text)
@@ -40,115 +41,130 @@ class S3RequestFailed(StoreError):
 
 
 class S3Client:
-    """Those of one store, whose name in lines is ``url``. Raises UsageError where boto3 cannot be set up."""
+    """A client of one store with URL ``url``, which is part of every error message.
+
+    The constructor raises UsageError if boto3 is not installed or cannot be set up.
+    """
 
     def __init__(self, url: str, timeout: float) -> None:
         self._url, self._timeout = url, timeout
-        self.client, self.host = self._connect()
+        self.client, self._address = self._connect()
+        self.host = self._address.host
 
-    def _connect(self) -> tuple[Any, str]:
-        """A client, and where its store is. It makes each request once: what to make again is decided here."""
+    def _connect(self) -> tuple[Any, S3Address]:
+        """Return a client of boto3 and the address of its store.
+
+        The client makes each request only once, because :meth:`call` decides about retries.
+        """
         try:
             import boto3
             from botocore.config import Config
             from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError
             from botocore.parsers import ResponseParserError
-            from urllib3.exceptions import HTTPError  # what comes while a body is read
+            from urllib3.exceptions import HTTPError  # raised while a body is read
         except ImportError:
-            raise UsageError("s3:// needs boto3: pip install 'fedws[s3]'") from None
+            raise UsageError("s3:// requires boto3; pip install 'fedws[s3]'") from None
         self._errors = (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSError)
-        attempt_timeout = self._timeout / (
-            MAX_ATTEMPTS + 2
-        )  # so that all tries and the pauses between them are within it
+        # All attempts and the pauses between them must fit into the timeout.
+        attempt_timeout = self._timeout / (MAX_ATTEMPTS + 2)
         config = Config(
             connect_timeout=attempt_timeout,
             read_timeout=attempt_timeout,
             retries={"total_max_attempts": 1},
-            request_checksum_calculation="when_required",  # many stores do not know the newer checksums
+            request_checksum_calculation="when_required",  # many stores do not support the newer checksums
             response_checksum_validation="when_required",
         )
 
-        def whole(operation_model: Any, response_dict: Any, **_: Any) -> None:
-            """An answer that was cut would pass for a shorter one, as a list of nothing."""
+        def reject_truncated(operation_model: Any, response_dict: Any, **_: Any) -> None:
+            """Raise IncompleteReadError for a truncated response, which may look like a complete shorter one."""
             body, size = response_dict["body"], response_dict["headers"].get("content-length")
             if size and isinstance(body, bytes) and len(body) < int(size) and operation_model.http["method"] != "HEAD":
                 raise IncompleteReadError(actual_bytes=len(body), expected_bytes=size)
 
+        url = urlsplit(self._url)
+        address = S3Address(url.netloc, url.path.strip("/"))
         try:
             client = boto3.Session().client("s3", config=config)
             endpoint = urlsplit(client.meta.endpoint_url)
             host = f"{endpoint.hostname}:{endpoint.port}" if endpoint.port else str(endpoint.hostname)
         except (BotoCoreError, ValueError) as error:
-            raise UsageError(f"{self._url}: {S3ErrorInfo(_get_error_code(error)).describe('')}") from None
-        client.meta.events.register("before-parse.s3", whole)
-        return client, host
+            raise UsageError(f"{self._url}: {S3ErrorInfo(_get_error_code(error)).describe(address)}") from None
+        client.meta.events.register("before-parse.s3", reject_truncated)
+        return client, replace(address, host=host, endpoint_path=endpoint.path.strip("/"))
 
     def retry_pause(self, attempt: int) -> float:
-        """Return the seconds to wait after attempt ``attempt``, counted from 0; each pause is twice the one before."""
+        """Return the seconds to wait after attempt ``attempt``, counted from 0. Each pause doubles."""
         return min(0.5, self._timeout / 40) * 2.0**attempt
 
     def call(self, request: Callable[[], T], progress: Progress, count_progress: Callable[[], int] = int) -> T:
-        """Make a request and read its answer, and again while it fails in a way that may pass. Raises StoreError.
+        """Return the result of ``request``, which makes a request and reads its response.
 
-        That is bounded in number and in time; both bounds begin anew when ``count_progress`` has grown.
+        Retry while its errors are retryable. The number and the total time of the attempts are bounded. Both bounds
+        start again when the value of ``count_progress`` has increased. Raise StoreError if the request fails.
         """
-        found = self._call_with_retries(request, progress, count_progress)
+        result = self._call_with_retries(request, progress, count_progress)
         progress.mark_progress()
-        return found
+        return result
 
     def list_results(
         self, operation: str, arguments: dict[str, str], key: str, parse_result: Callable[[Any], T], progress: Progress
     ) -> Iterator[T]:
-        """The results under ``key`` in all pages of a listing, each as ``parse_result`` reads it. Raises StoreError.
+        """Yield the results under ``key`` from all pages of a listing, each parsed by ``parse_result``.
 
-        It is progress when it comes to its end: pages alone could come for ever.
+        Only the end of the listing counts as progress, because a store could send pages without end. Raise StoreError
+        if a request fails, or after :data:`MAX_PAGES` pages.
         """
-        following: dict[str, Any] | None = {}
+        page_tokens: dict[str, Any] | None = {}
 
-        def page() -> tuple[list[T], dict[str, Any] | None]:
-            answer = getattr(self.client, operation)(**arguments, **(following or {}))
-            results = [parse_result(each) for each in answer.get(key, ())]
-            more = answer.get("IsTruncated")
-            return results, {ours: answer[theirs] for ours, theirs in _PAGE_TOKENS[operation].items()} if more else None
+        def fetch_page() -> tuple[list[T], dict[str, Any] | None]:
+            response = getattr(self.client, operation)(**arguments, **(page_tokens or {}))
+            results = [parse_result(each) for each in response.get(key, ())]
+            if not response.get("IsTruncated"):
+                return results, None
+            return results, {argument: response[field] for argument, field in _PAGE_TOKENS[operation].items()}
 
         for _ in range(MAX_PAGES):
-            results, following = self._call_with_retries(page, progress)
+            results, page_tokens = self._call_with_retries(fetch_page, progress)
             yield from results
-            if following is None:
+            if page_tokens is None:
                 progress.mark_progress()
                 return
-        raise StoreError(f"{self._url}: {self.host} lists more than {MAX_PAGES:,} pages")
+        raise StoreError(f"{self._url}: listing at {self.host} exceeds the limit of {MAX_PAGES:,} pages")
 
     def _call_with_retries(
         self, request: Callable[[], T], progress: Progress, count_progress: Callable[[], int] = int
     ) -> T:
-        seen = tries = 0
+        last_count = attempts = 0
         end = time.monotonic() + self._timeout
         while True:
             progress.raise_if_cancelled()
             try:
                 return request()
             except self._errors as error:
-                fault = _parse_error(error)
+                info = _parse_error(error)
             except _MALFORMED_RESPONSE_ERRORS:
-                fault = S3ErrorInfo("ResponseParserError")
+                info = S3ErrorInfo("ResponseParserError")
             progress.raise_if_cancelled()
-            if count_progress() > seen:
-                seen, tries, end = count_progress(), 0, time.monotonic() + self._timeout
-            pause = self.retry_pause(tries)
-            tries += 1
-            if not fault.is_retryable or tries == MAX_ATTEMPTS or time.monotonic() + pause > end:
-                often = f", {tries} times in a row" if tries > 1 else ""
-                raise S3RequestFailed(f"{self._url}: {fault.describe(self.host)}{often}", fault.code)
+            if count_progress() > last_count:
+                last_count, attempts, end = count_progress(), 0, time.monotonic() + self._timeout
+            pause = self.retry_pause(attempts)
+            attempts += 1
+            if not info.is_retryable or attempts == MAX_ATTEMPTS or time.monotonic() + pause > end:
+                suffix = f" in {attempts} consecutive attempts" if attempts > 1 else ""
+                raise S3RequestFailed(f"{self._url}: {info.describe(self._address)}{suffix}", info.code)
             progress.wait(pause)
 
 
 def get_field(response: Any, name: str, expected_type: type[T]) -> T:
-    """One of an answer's. Raises KeyError or TypeError, which :meth:`S3Client.call` makes a StoreError of."""
-    found = response[name]
-    if not isinstance(found, expected_type):
-        raise TypeError(f"{name} is no {expected_type.__name__}")
-    return found
+    """Return the field ``name`` of a response.
+
+    Raise KeyError if it is missing, or TypeError if it has another type. :meth:`S3Client.call` converts both into a
+    StoreError.
+    """
+    value = response[name]
+    if not isinstance(value, expected_type):
+        raise TypeError(f"{name} is not of type {expected_type.__name__}")
+    return value
 
 
 def _get_error_code(error: Exception) -> str:
@@ -156,13 +172,13 @@ def _get_error_code(error: Exception) -> str:
 
 
 def _parse_error(error: Exception) -> S3ErrorInfo:
-    """What boto3, or what it stands on, says."""
-    answer = getattr(error, "response", None)
-    if not isinstance(answer, dict):
+    """Return the info of an error that was raised by boto3 or by one of the libraries below it."""
+    response = getattr(error, "response", None)
+    if not isinstance(response, dict):
         return S3ErrorInfo(_get_error_code(error))
-    about = answer.get("ResponseMetadata", {})
+    metadata = response.get("ResponseMetadata", {})
     skew = None
     with contextlib.suppress(KeyError, ValueError, TypeError):
-        skew = (datetime.now(UTC) - parsedate_to_datetime(about["HTTPHeaders"]["date"])).total_seconds()
-    code = str(answer.get("Error", {}).get("Code", ""))
-    return S3ErrorInfo(code, about.get("HTTPStatusCode", 0), getattr(error, "operation_name", ""), skew)
+        skew = (datetime.now(UTC) - parsedate_to_datetime(metadata["HTTPHeaders"]["date"])).total_seconds()
+    code = str(response.get("Error", {}).get("Code", ""))
+    return S3ErrorInfo(code, metadata.get("HTTPStatusCode", 0), getattr(error, "operation_name", ""), skew)

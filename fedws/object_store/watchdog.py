@@ -1,4 +1,4 @@
-"""Blocking work that nothing can interrupt, and a caller who does not wait for it without a bound."""
+"""A runner for blocking work that cannot be interrupted, with a bound on the time that its caller waits."""
 
 import threading
 from collections.abc import Callable
@@ -10,58 +10,64 @@ from fedws.core.errors import StoreError
 
 T = TypeVar("T")
 MIN_BYTES_PER_SECOND = 1024
-"""Bytes a second; what moves more slowly makes no progress."""
+"""Minimum transfer rate in bytes per second. A slower transfer does not count as progress."""
 
 
 class StoreCancelled(StoreError):
-    """The caller wants no more of it."""
+    """A store operation that its caller cancelled."""
 
 
 class Progress:
-    """What work says to the one who waits for it, and hears from them."""
+    """A channel between work in a thread and its caller, for reports of progress and for cancellation."""
 
     def __init__(self, timeout: float, store_url: str, stop: threading.Event | None = None) -> None:
         self.events: SimpleQueue[bool] = SimpleQueue()
-        """For each step, and for the end: whether it is the end."""
+        """One item for each step of progress (False) and one for the end of the work (True)."""
         self.abandoned = threading.Event()
+        """Event that is set when the caller does not wait for the work any longer."""
         self.block_bytes = max(1, int(MIN_BYTES_PER_SECOND * timeout))
-        """Bytes that have to move within the patience."""
+        """Number of bytes that count as one step of progress."""
         self.timeout_message = f"{store_url}: no progress in {timeout:g} s"
         self._cancel_message = f"{store_url}: stopped"
         self._stop = stop or threading.Event()
         self._bytes_in_block = 0
 
     def raise_if_cancelled(self) -> None:
-        """To be called before every part. Raises StoreError when nobody waits any more, Stopped when it is to stop."""
+        """Raise StoreError if the work was abandoned, or StoreCancelled if it was stopped.
+
+        Work must call this method before each of its parts.
+        """
         if self.abandoned.is_set():
             raise StoreError(self.timeout_message)
         if self._stop.is_set():
             raise StoreCancelled(self._cancel_message)
 
     def mark_progress(self) -> None:
-        """It has come further."""
+        """Report one step of progress."""
         self.events.put(False)
 
     def add_bytes(self, count: int) -> None:
-        """So many bytes have moved; together with the ones before, that is a step if it is a whole block."""
+        """Add ``count`` transferred bytes, and report a step whenever a block is complete."""
         self._bytes_in_block += count
         if self._bytes_in_block >= self.block_bytes:
             self._bytes_in_block = 0
             self.mark_progress()
 
     def wait(self, seconds: float) -> None:
-        """Wait, unless it is to stop."""
+        """Wait for ``seconds``, or until the work is stopped."""
         self._stop.wait(seconds)
 
 
 def run_with_watchdog(
     work: Callable[[Progress], T], timeout: float, store_url: str, stop: threading.Event | None = None
 ) -> T:
-    """Run ``work`` in a thread of its own; ``store_url`` names the store in errors.
+    """Run ``work`` in a new thread and return its result.
 
-    Raises StoreError after ``timeout`` seconds without a step, and Stopped when the work has seen that ``stop`` is
-    set. A call on a network file system whose server is gone may never return, and nothing ends it: then its thread is
-    left behind, and begins no further part should it come back.
+    Raise StoreError after ``timeout`` seconds without progress. Raise StoreCancelled when the work notices that
+    ``stop`` is set. Errors of the work are raised as they are. ``store_url`` names the store in error messages.
+
+    A call on a network file system may never return after its server has failed, and it cannot be interrupted. The
+    thread is then left behind. If the call returns later, the thread starts no further part of the work.
     """
     progress = Progress(timeout, store_url, stop)
     result: Future[T] = Future()
@@ -70,7 +76,7 @@ def run_with_watchdog(
         try:
             progress.raise_if_cancelled()
             result.set_result(work(progress))
-        except BaseException as error:  # the caller's to handle
+        except BaseException as error:  # raised again in the thread of the caller
             result.set_exception(error)
         progress.events.put(True)
 

@@ -1,1 +1,1 @@
-"""Virtual time: a fleet of simulated devices, and runs over it that take no time of ours but for the training."""
+"""Simulation of runs with a fleet of devices in virtual time, where only training takes real time."""

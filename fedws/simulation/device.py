@@ -1,4 +1,4 @@
-"""A simulated device: a worker whose training is real, and whose slowness and absences are drawn."""
+"""Simulated devices, which are workers with real training, and with simulated speed and connection times."""
 
 import asyncio
 import contextlib
@@ -18,19 +18,23 @@ from fedws.simulation.tensor_cache import TensorCache
 
 @dataclass(frozen=True)
 class DeviceSpeed:
-    """How long a device takes."""
+    """The speed of a device."""
 
     seconds_per_sample: float
-    """Seconds to train on one sample."""
+    """Training time in seconds per sample."""
     bytes_per_second: float = 0.0
-    """Bytes a second, each way; 0: messages take no time."""
+    """Bandwidth in bytes per second in each direction. 0 means that messages take no time."""
 
     def estimate_work_seconds(self, request: TaskRequest, num_examples: int) -> float:
-        """Seconds that a request's settings say its work will take on ``num_examples`` samples; 0 where they do not
-        say."""
-        left, size, epochs = (request.settings.get(name) for name in ("max_local_batches", "batch_size", "epochs"))
+        """Return the seconds of the work of a request on ``num_examples`` samples, computed from its settings.
+
+        Return 0 if the settings do not determine the amount of work.
+        """
+        max_batches, size, epochs = (
+            request.settings.get(name) for name in ("max_local_batches", "batch_size", "epochs")
+        )
         if not (
-            isinstance(left, int)
+            isinstance(max_batches, int)
             and isinstance(size, int)
             and isinstance(epochs, int)
             and size > 0
@@ -39,18 +43,21 @@ class DeviceSpeed:
             return 0.0
         if request.settings.get("drop_last") is True:
             num_examples -= num_examples % size
-        each = -(-num_examples // size)  # batches of an epoch, the last of which may be short
-        whole = min(epochs, left // each)
-        rest = min(left - whole * each, each) if whole < epochs else 0
-        return self.seconds_per_sample * (whole * num_examples + min(rest * size, num_examples))
+        batches_per_epoch = -(-num_examples // size)  # the last batch may be smaller
+        whole_epochs = min(epochs, max_batches // batches_per_epoch)
+        rest = min(max_batches - whole_epochs * batches_per_epoch, batches_per_epoch) if whole_epochs < epochs else 0
+        return self.seconds_per_sample * (whole_epochs * num_examples + min(rest * size, num_examples))
 
     def work_seconds(self, result: TaskResult) -> float:
-        """Return the seconds behind a result: for its metric ``num_examples``, or else for all that the worker has."""
+        """Return the seconds of the work for a result with the samples of its metric ``num_examples``.
+
+        If the metric is missing, all samples of the worker count.
+        """
         samples = result.metrics.get("num_examples", result.num_examples)
         return self.seconds_per_sample * (samples if isinstance(samples, int) else result.num_examples)
 
     def transfer_seconds(self, message: TaskRequest | TaskResult) -> float:
-        """Seconds that a message's tensors take on their way."""
+        """Return the seconds of the transfer of the tensors of a message."""
         size = sum(tensor.nbytes for tensor in message.tensors.values())
         return size / self.bytes_per_second if self.bytes_per_second else 0.0
 
@@ -58,8 +65,8 @@ class DeviceSpeed:
 class Device:
     """One worker of a fleet, at ``memory://ID``.
 
-    ``availability`` gives, in turn, for how many seconds it is there and then away. As it leaves its links close, what
-    it was working on is lost, and nobody answers at its address until it is back.
+    ``availability`` yields pairs of the seconds for which the device is connected and then offline. When the device
+    disconnects, its links close and its current work is lost. Its address is unreachable until it reconnects.
     """
 
     def __init__(
@@ -79,9 +86,9 @@ class Device:
         self._tensor_cache = tensor_cache or TensorCache()
 
     async def run(self, limits: Limits) -> None:
-        """Come and go until cancelled, or until its availability has no more entries."""
+        """Connect and disconnect until cancelled, or until ``availability`` is exhausted."""
         with contextlib.closing(NodeServer(self._worker, limits)) as service:
-            for there, away in self._availability:
+            for online_seconds, offline_seconds in self._availability:
                 links: list[SlowChannel] = []
 
                 async def handle(channel: Channel, links: list[SlowChannel] = links) -> None:
@@ -93,28 +100,29 @@ class Device:
                         links.remove(link)
 
                 async with find_transport(self.url).serve(self.url, handle, limits):
-                    await asyncio.sleep(there)
+                    await asyncio.sleep(online_seconds)
                     for request in [request for link in links for request in link.open_requests]:
                         self._event_log.write("lost", worker=self.node, request_id=request)
                     self._event_log.write("disconnected", worker=self.node)
-                await asyncio.sleep(away)
+                await asyncio.sleep(offline_seconds)
 
 
 class SlowChannel:
-    """A device's end of a link; see :class:`fedws.network.base.Channel`. Transfers and work take their time.
+    """The device's end of a link, on which transfers and work take virtual time.
 
-    The time for work passes before the device sees the request, as far as that tells how much work it is; so what is
-    lost on the way, or is still going on when the run ends, is never computed. The rest passes before its result goes.
+    See :class:`fedws.network.base.Channel`. If the settings of a request determine the amount of work, its time passes
+    before the device receives the request. Work that is lost or not finished at the end of the run is therefore never
+    computed. The rest of the time passes before the result is sent.
     """
 
     def __init__(
         self, channel: Channel, node: str, speed: DeviceSpeed, event_log: EventLog, tensor_cache: TensorCache
     ) -> None:
         self.open_requests: dict[str, float] = {}
-        """The requests that are not answered yet, and when each came, in virtual seconds."""
+        """Virtual time in seconds at which each unanswered request arrived, by request id."""
         self.bytes_sent = 0
         self.bytes_received = 0
-        self.peer, self.address = channel.peer, channel.address
+        self.peer, self.address, self.encryption = channel.peer, channel.address, channel.encryption
         self._channel = channel
         self._node = node
         self._speed = speed
@@ -124,7 +132,7 @@ class SlowChannel:
         self._work_seconds_passed: dict[str, float] = {}
 
     async def receive(self) -> Message:
-        """The next message; a request after the time for its way and its work."""
+        """Return the next message. A request is returned after the time of its transfer and its work."""
         message = await self._channel.receive()
         self.bytes_received = self._channel.bytes_received
         if isinstance(message, TaskRequest):
@@ -138,10 +146,12 @@ class SlowChannel:
         return message
 
     async def send(self, message: Message) -> None:
-        """Send one message; a result after the time for its way, and for work that its request did not tell of."""
+        """Send one message. A result is sent after the time of its transfer and of work that has not passed yet."""
         if isinstance(message, TaskResult):
-            more = max(0.0, self._speed.work_seconds(message) - self._work_seconds_passed.pop(message.request_id, 0.0))
-            await asyncio.sleep(more + self._speed.transfer_seconds(message))
+            remaining = max(
+                0.0, self._speed.work_seconds(message) - self._work_seconds_passed.pop(message.request_id, 0.0)
+            )
+            await asyncio.sleep(remaining + self._speed.transfer_seconds(message))
             self._log_event(
                 "result",
                 message.request_id,
@@ -159,32 +169,32 @@ class SlowChannel:
 
     @property
     def is_receiving(self) -> bool:
-        """Whether a request is on its way."""
+        """Return True if a message is being received or a request is not answered yet."""
         return self._channel.is_receiving or bool(self.open_requests)
 
     def mark_authenticated(self) -> None:
-        """Take messages of any size that the limits allow."""
+        """Accept messages of any size that the limits allow."""
         self._channel.mark_authenticated()
 
     @property
     def transfers(self) -> BodyTransfers:
-        """How bodies travel."""
+        """Return the body transfers of the underlying channel."""
         return self._channel.transfers
 
     @transfers.setter
     def transfers(self, transfers: BodyTransfers) -> None:
-        """Those of the link itself."""
+        """Set the body transfers of the underlying channel."""
         self._channel.transfers = transfers
 
     def set_session_key(self, session_key: bytes) -> None:
-        """Nobody else is in this process."""
+        """Do nothing, because both ends of the link are in this process."""
 
     async def close(self, reason: str = "", code: CloseCode = CloseCode.APPLICATION_ERROR) -> None:
         """Close the link."""
         await self._channel.close(reason, code)
 
     async def wait_closed(self) -> None:
-        """Wait until it is."""
+        """Wait until the link is closed."""
         await self._channel.wait_closed()
 
     def _close_request(self, request_id: str) -> float:

@@ -1,4 +1,4 @@
-"""The event log of a simulated run: what happened when, in virtual time, one JSON line each."""
+"""The event log of a simulated run, with one JSON line for each event and its virtual time."""
 
 import asyncio
 import json
@@ -10,17 +10,20 @@ from fedws.core import private_files
 
 
 class EventLog:
-    """Writes events to a file, which is made by the first one, until it is closed; then it takes no more."""
+    """A log that writes events to a file until it is closed.
+
+    The first event creates the file. Events after :meth:`close` are ignored.
+    """
 
     def __init__(self, path: Path) -> None:
         self.counts: Counter[str] = Counter()
-        """How many events of each kind there were."""
+        """Number of events by kind."""
         self._path = path
         self._file: TextIO | None = None
         self._closed = False
 
     def write(self, event: str, **fields: Any) -> None:
-        """Write one event, with the time in virtual seconds. Raises OSError when it cannot be written."""
+        """Write one event with the time in virtual seconds. Raise OSError if the file cannot be written."""
         if self._closed:
             return
         if self._file is None:
@@ -30,7 +33,7 @@ class EventLog:
         self._file.write(json.dumps({"t": now, "event": event, **fields}) + "\n")
 
     def close(self) -> None:
-        """Take no more events: those of the devices being put away are none of the run."""
+        """Close the file and ignore later events, because the shutdown of the devices does not belong to the run."""
         self._closed = True
         if self._file is not None:
             self._file.close()

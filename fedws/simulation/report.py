@@ -1,4 +1,4 @@
-"""What came of a simulation: a table for people, and one file for programs."""
+"""The report of a simulation, as a table for people and as a JSON file for programs."""
 
 import json
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from fedws.simulation.fleet import SimulatedFleet
 from fedws.simulation.run import SimulationResult
 
 COLUMN_WIDTHS = (-20, 11, 11, 9, 9, 8, 6, 6)
-"""Of the table's columns, 80 in all; the first is set left."""
+"""Widths of the columns of the table, 80 characters in total. A negative width aligns the column to the left."""
 
 
 def format_clock_time(seconds: float | None) -> str:
-    """Virtual time as hours, minutes and seconds; a dash when there is none.
+    """Return a virtual time as hours, minutes and seconds, or a dash for None.
 
     >>> format_clock_time(93784.5), format_clock_time(None)
     ('26:03:04', '-')
@@ -28,17 +28,18 @@ def format_clock_time(seconds: float | None) -> str:
 
 
 def format_percent(accuracy: float | None) -> str:
-    """An accuracy, 0 to 1, in percent; a dash when there is none."""
+    """Return an accuracy between 0 and 1 in percent, or a dash for None."""
     return "-" if accuracy is None else f"{100 * accuracy:.2f} %"
 
 
 def format_table(results: Sequence[SimulationResult], target_accuracy: float | None) -> list[str]:
-    """Return a heading and one line for each run; times are virtual.
+    """Return a heading and one line for each run. Times are virtual.
 
-    ``tasks`` are requests, ``lost`` those that were open when a device disconnected, ``drops`` the disconnections.
+    The column ``tasks`` counts requests and ``drops`` counts disconnections. The column ``lost`` counts requests that
+    were open when a device disconnected.
     """
-    to = "" if target_accuracy is None else f"to {100 * target_accuracy:g} %"
-    lines = [_format_row("algorithm", to, "ended", "accuracy", "versions", "tasks", "lost", "drops")]
+    target = "" if target_accuracy is None else f"to {100 * target_accuracy:g} %"
+    lines = [_format_row("algorithm", target, "ended", "accuracy", "versions", "tasks", "lost", "drops")]
     for outcome in results:
         counts = [str(outcome.event_counts.get(event, 0)) for event in ("request", "lost", "disconnected")]
         reached = "" if target_accuracy is None else format_clock_time(outcome.seconds_to_accuracy(target_accuracy))
@@ -49,13 +50,13 @@ def format_table(results: Sequence[SimulationResult], target_accuracy: float | N
 
 
 def write_report(path: Path, fleet: SimulatedFleet, results: Sequence[SimulationResult]) -> None:
-    """Write the conditions, each device and each result as JSON. Raises UsageError when it cannot be written."""
+    """Write the conditions, the devices and the results as JSON. Raise UsageError if the file cannot be written."""
     devices = {
         node: {"slowdown": fleet.slowdowns[node], "num_examples": len(part)}
         for node, part in fleet.sample_indices.items()
     }
     target = fleet.conditions.target_accuracy
-    found: dict[str, Any] = {
+    content: dict[str, Any] = {
         "conditions": fleet.conditions.model_dump(),
         "devices": devices,
         "results": [
@@ -64,9 +65,9 @@ def write_report(path: Path, fleet: SimulatedFleet, results: Sequence[Simulation
         ],
     }
     try:
-        atomic_write(path, f"{json.dumps(found, indent=1)}\n".encode())
+        atomic_write(path, f"{json.dumps(content, indent=1)}\n".encode())
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _format_row(*texts: str) -> str:

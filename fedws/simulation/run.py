@@ -1,4 +1,4 @@
-"""One algorithm's run over a simulated fleet, in a virtual time of its own."""
+"""The run of one algorithm with a simulated fleet, in virtual time that starts at 0."""
 
 import asyncio
 import calendar
@@ -25,40 +25,42 @@ from fedws.simulation.fleet import SimulatedFleet
 
 EVENTS_FILE = "events.jsonl"
 SimulationObserver = Callable[[Record, float], None]
-"""Called with every record of the run, and the virtual seconds."""
+"""Type of a callback that gets each record of the run and the virtual time in seconds."""
 
 
 @dataclass
 class SimulationResult:
-    """What came of a run, in virtual time."""
+    """The result of a simulated run. Times are virtual."""
 
     algorithm: str
     evaluations: list[tuple[float, float]] = field(default_factory=list)
-    """When the federated model was scored, in seconds, and its accuracy, 0 to 1."""
+    """Time in seconds and accuracy, 0 to 1, of each evaluation of the federated model."""
     num_versions: int = 0
+    """Number of versions of the model."""
     seconds: float = 0.0
-    """When it ended."""
+    """Time in seconds at which the run ended."""
     event_counts: Mapping[str, int] = field(default_factory=dict)
-    """Events by kind, as in ``events.jsonl``."""
+    """Number of events in ``events.jsonl`` by kind."""
     failure: str = ""
-    """Why it could not go on; empty when it came to its end, to the time limit or to the target."""
+    """Reason for which the run failed. Empty if it reached its end, the time limit or the target."""
 
     def seconds_to_accuracy(self, target: float) -> float | None:
-        """The seconds until the accuracy was at least ``target``; None when it never was."""
+        """Return the time in seconds until the accuracy was at least ``target``, or None if it never was."""
         return next((when for when, accuracy in self.evaluations if accuracy >= target), None)
 
     @property
     def accuracy(self) -> float | None:
-        """The last one; None when there is none."""
+        """Return the last accuracy, or None without evaluations."""
         return self.evaluations[-1][1] if self.evaluations else None
 
 
 def run_simulation(
     plan: Plan, directory: Path, fleet: SimulatedFleet, evaluator: Worker, observers: Sequence[SimulationObserver] = ()
 ) -> SimulationResult:
-    """Run ``plan`` over the fleet and keep its record in ``directory``; ``evaluator`` scores in no time.
+    """Run ``plan`` with the fleet, and write its records to ``directory``.
 
-    Raises UsageError for a plan that cannot work, and :class:`fedws.simulation.virtual_loop.Deadlock`.
+    ``evaluator`` evaluates models without virtual time. Raise UsageError if the plan is invalid, and
+    :class:`fedws.simulation.virtual_loop.Deadlock` if the run cannot continue.
     """
     return virtual_loop.run_in_virtual_time(_run(plan, directory, fleet, evaluator, observers))
 
@@ -76,24 +78,22 @@ async def _run(
         stack.enter_context(_log_virtual_time(loop.time))
         await stack.enter_async_context(_run_devices(fleet.build_devices(event_log), limits))
         await stack.enter_async_context(serve(evaluator, f"memory://{evaluator.node}", limits))
-        stack.callback(event_log.close)  # before the devices are put away
-        bound, wanted = (
-            asyncio.timeout(conditions.max_seconds),
-            conditions.target_accuracy if conditions.stop_at_target else None,
-        )
+        stack.callback(event_log.close)  # before the shutdown of the devices
+        time_limit = asyncio.timeout(conditions.max_seconds)
+        target = conditions.target_accuracy if conditions.stop_at_target else None
 
         def watch(record: Record) -> None:
             _handle_record(record, event_log, outcome, loop.time())
             for observe in observers:
                 observe(record, loop.time())
-            if wanted is not None and not bound.expired() and outcome.seconds_to_accuracy(wanted) is not None:
-                bound.reschedule(loop.time())  # the time is up
+            if target is not None and not time_limit.expired() and outcome.seconds_to_accuracy(target) is not None:
+                time_limit.reschedule(loop.time())  # this ends the run
 
         try:
-            async with bound:
+            async with time_limit:
                 await run_plan(plan, directory, [watch])
         except TimeoutError:
-            if not bound.expired():
+            if not time_limit.expired():
                 raise
         except RunFailed as error:
             outcome.failure = str(error)
@@ -114,9 +114,9 @@ def _handle_record(record: Record, event_log: EventLog, result: SimulationResult
 
 @contextlib.asynccontextmanager
 async def _run_devices(devices: Sequence[Device], limits: Limits) -> AsyncIterator[None]:
-    """The devices come and go while the context lasts. Raises what ended one of them."""
+    """Run the devices while the context is open. Raise the error of a device at the end of the context."""
     tasks = [asyncio.create_task(device.run(limits), name=device.node) for device in devices]
-    await asyncio.sleep(0)  # now all are served
+    await asyncio.sleep(0)  # each device starts its server
     try:
         yield
     finally:
@@ -129,8 +129,8 @@ async def _run_devices(devices: Sequence[Device], limits: Limits) -> AsyncIterat
 
 @contextlib.contextmanager
 def _log_virtual_time(now: Callable[[], float]) -> Iterator[None]:
-    """Log lines tell virtual time, from 1970-01-01 00:00:00 on, while the context lasts."""
-    epoch = -calendar.timegm(time.localtime(0))  # whatever the time zone that a formatter puts it in
+    """Make log records show virtual time, which starts at 1970-01-01 00:00:00, while the context is open."""
+    epoch = -calendar.timegm(time.localtime(0))  # cancels the time zone of formatters
 
     def stamp(record: logging.LogRecord) -> bool:
         record.created = epoch + now()

@@ -1,4 +1,4 @@
-"""Tensors that many devices were sent, kept once: a thousand devices that work on one model need not hold it each."""
+"""A cache of received tensors, which lets many devices share the memory of one model."""
 
 from weakref import WeakValueDictionary
 
@@ -8,11 +8,11 @@ from fedws.core.tensors import Tensors, hash_tensors
 
 
 class TensorCache:
-    """Knows the tensors that are in use, by content."""
+    """A table of the tensors in use, by a hash of their content."""
 
     def __init__(self) -> None:
         self._tensors: WeakValueDictionary[str, torch.Tensor] = WeakValueDictionary()
 
     def deduplicate(self, tensors: Tensors) -> Tensors:
-        """The same tensors, those of them that are known already as the known ones. Nobody may write into them."""
+        """Return equal tensors, which are taken from the cache where possible. They must not be modified."""
         return {name: self._tensors.setdefault(hash_tensors({"": tensor}), tensor) for name, tensor in tensors.items()}

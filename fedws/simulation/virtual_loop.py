@@ -1,7 +1,7 @@
-"""An asyncio event loop in virtual time: when nothing is left to do it is at once the time of the next timer.
+"""An asyncio event loop in virtual time, which jumps to the time of the next timer when no callback is ready.
 
-The same coroutines that run on a real loop run here, single threaded and in the same order every time. Threads are
-what the order would depend on, so work for an executor is done at once, in the loop's own thread, and takes no time.
+Coroutines for a real event loop run unchanged, in a single thread and in the same order every time. Threads would make
+the order random. Work for an executor therefore runs at once in the thread of the loop, and takes no virtual time.
 """
 
 import asyncio
@@ -18,46 +18,46 @@ MAX_NAMED_TASKS = 5
 
 
 class Deadlock(FedwsError):
-    """Nothing can happen any more: no callback is ready, no timer is set, and somebody is waiting."""
+    """A state of the loop from which it cannot continue, because no callback is ready and no timer is set."""
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """See the module. ``time()`` begins at 0, in seconds. There are no sockets, pipes, signals or subprocesses.
+    """An event loop in virtual time, without sockets, pipes, signals and subprocesses.
 
-    A timer is never early nor late: its callback sees just the time it was set to. Raises Deadlock, out of
-    ``run_until_complete`` or ``run_forever``, where a loop of sockets would wait for ever.
+    ``time()`` starts at 0 seconds. A timer is never early or late: when its callback runs, the time of the loop is
+    exactly the time of the timer. ``run_until_complete`` and ``run_forever`` raise Deadlock where a real loop would
+    wait forever.
     """
 
     virtual = True
-    """For code that measures time by a finer clock where it can; see
-    :func:`fedws.coordinator.clock.monotonic_seconds`."""
+    """True, so that :func:`fedws.coordinator.clock.monotonic_seconds` uses the clock of the loop."""
 
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
-        self._selector = self  # BaseEventLoop selects to wait
+        self._selector = self  # BaseEventLoop calls self._selector.select() to wait
         self._clock_resolution = math.ulp(0.0)
 
     def time(self) -> float:
-        """Virtual seconds since the loop was made."""
+        """Return the virtual time in seconds since the loop was created."""
         return self._now
 
     def select(self, timeout: float | None) -> list[Any]:
-        """Wait, which is to say: go to the time of the first timer. Raises Deadlock when there is none."""
+        """Advance the time to the first timer. Raise Deadlock if no timer is set."""
         if timeout is None:
             raise self._deadlock()
         if timeout > 0:
-            # Not `+= timeout`, which may miss the timer by a rounding error, and is at most a day.
+            # Adding `timeout` may miss the timer by a rounding error, and `timeout` is at most one day.
             first: float = self._scheduled[0].when()  # type: ignore[attr-defined]
-            if math.isinf(first):  # a sleep for ever is none that ends
+            if math.isinf(first):  # a sleep that never ends
                 raise self._deadlock()
             self._now = first
-            # BaseEventLoop runs what is due before time() + resolution: make that the next float, so nothing early.
+            # BaseEventLoop runs timers before time() + resolution. This resolution includes no later timer.
             self._clock_resolution = math.ulp(self._now)
         return []
 
     def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
-        """Call ``func`` here and now; gives a future that is done."""
+        """Call ``func`` at once and return a completed future."""
         done: asyncio.Future[T] = self.create_future()
         try:
             done.set_result(func(*args))
@@ -70,17 +70,17 @@ class VirtualLoop(asyncio.BaseEventLoop):
         named = ", ".join(tasks[:MAX_NAMED_TASKS]) + (
             f" and {len(tasks) - MAX_NAMED_TASKS} more" if tasks[MAX_NAMED_TASKS:] else ""
         )
-        waiting = f"{named} wait and no timer is set" if tasks else "no task is there and no timer is set"
-        return Deadlock(f"deadlock at virtual second {self._now:g}: {waiting}")
+        waiting = f"these tasks wait: {named}" if tasks else "no task exists"
+        return Deadlock(f"deadlock at virtual second {self._now:g}: no timer is set, and {waiting}")
 
     def _process_events(self, events: list[Any]) -> None:
-        """There are none: :meth:`select` finds no file ready, ever."""
+        """Do nothing, because :meth:`select` never returns events."""
 
     def _write_to_self(self) -> None:
-        """Called to wake the loop, from a thread or for Ctrl+C. It never sleeps."""
+        """Do nothing. The base class calls this from threads and signals to wake the loop, which never sleeps."""
 
 
 def run_in_virtual_time(main: Coroutine[Any, Any, T]) -> T:
-    """As :func:`asyncio.run`, in virtual time. Raises Deadlock too."""
+    """Run a coroutine like :func:`asyncio.run`, in virtual time. Raise Deadlock if the loop cannot continue."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)

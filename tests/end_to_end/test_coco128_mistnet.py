@@ -32,15 +32,15 @@ def ready(given: Processes) -> Processes:
 @pytest.mark.long
 def test_it_learns_from_two_edges_and_says_what_has_left_them(ready: Processes) -> None:
     run = ready.start(SCRIPT, *SHORT)
-    for done in ("epoch 1/1", "of 64 test samples"):  # each takes seconds, and there is patience for each
+    for done in ("epoch 1/1", "on 64 test samples"):  # each takes seconds, and there is patience for each
         run.line(done)
     for name in ("edge1", "edge2"):
         run.line(f"^{name} is serving at ws://localhost:[0-9]+$")
-        run.line(f"{name} has 32 records of 64000 features \\(40 x 40 x 40\\), 0.3 MB$")
-    run.line("Loss on the edges' noisy bits: ")
+        run.line(f"{name} extracted 32 records of 64000 features \\(40 x 40 x 40\\), 0.3 MB$")
+    run.line("Loss on the noisy bits: ")
     assert run.end() == 0 and run.errors == [], run.everything
     said = "\n".join(run.lines)
-    assert "scored on the pictures it learned from" in said and "Not private: every box and its class" in said
+    assert "evaluated on the training pictures" in said and "Not private: every box and its class" in said
     assert "Privacy: epsilon 2 for each of a record's 64000 features and its label in clear; no bound for" in said
     rows = re.findall(r"^  (?:pretrained|the same|trained).* (\d+\.\d\d) +\d+\.\d\d %$", said, re.MULTILINE)
     assert len(rows) == 3
@@ -55,7 +55,7 @@ def test_ctrl_c_ends_all_that_it_started(ready: Processes) -> None:
     origin = pretrained_file.PretrainedInfo("ssdlite", "none", 0, [3, 320, 320], 0, label_format="float32 [64, 5]")
     pretrained_file.save_pretrained(ready.folder / "fresh.safetensors", pretrained_file.build_pretrained(fresh, origin))
     run = ready.start(SCRIPT, "--pretrained", "fresh.safetensors", "--server-epochs", "99", "--output", "out")
-    run.line("has 32 records of 64000 features")
+    run.line("extracted 32 records of 64000 features")
     started = psutil.Process(run.pid).children(recursive=True)
     assert len(started) == 3, "two edges, and the coordinator's training"
     run.send(signal.SIGINT)
@@ -67,15 +67,15 @@ def test_ctrl_c_ends_all_that_it_started(ready: Processes) -> None:
 def test_without_the_pictures_it_is_one_line(given: Processes) -> None:
     require(find_spec("pycocotools"), "pycocotools (fedws[examples]) is not here")
     given.environment["FEDWS_DATA"] = str(given.folder)
-    assert_one_line(given.start(SCRIPT, *SHORT), "coco128 is not in .*: unpack Ultralytics' coco128 there", 2)
+    assert_one_line(given.start(SCRIPT, *SHORT), "coco128 not found in .*; unpack Ultralytics' coco128 there", 2)
     assert not (given.folder / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("flags", "pattern", "status"),
     [
-        pytest.param("--epsilon 3", "the policy here allows epsilon up to 2, not 3", 1, marks=pytest.mark.long),
-        ("--split-at head", "--split-at head: .*; there are: .*backbone.features.0.4", 2),
+        pytest.param("--epsilon 3", "policy: epsilon 3 requested, at most 2 allowed", 1, marks=pytest.mark.long),
+        ("--split-at head", "--split-at head: .*; choose from .*backbone.features.0.4", 2),
     ],
 )
 def test_what_cannot_work_is_told_before_the_work(ready: Processes, flags: str, pattern: str, status: int) -> None:

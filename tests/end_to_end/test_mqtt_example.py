@@ -18,7 +18,7 @@ def test_a_run_over_a_broker_that_reads_nothing(given: Processes) -> None:
     require(PROGRAM, MISSING)
     run = given.start(SCRIPT, "--dataset", "digits", "--rounds", "2", "--run-dir", "out")
     for node in NODES:
-        run.line(f"^{node} joins at mqtt://{node}@localhost:[0-9]+$")
+        run.line(f"^{node} is connected to the broker at mqtt://{node}@localhost:[0-9]+$")
     run.line(r"^\$ fedws run --listen mqtt://coordinator@localhost:[0-9]+ .* --encrypt-payloads ")
     assert run.end() == 0 and run.errors == [], run.everything
     assert [record["num_results"] for record in recorded(given.folder / "out", "round")] == [len(DEMO_LABELS)] * 2

@@ -20,7 +20,7 @@ from tests.helpers.s3_store import url as url
 
 LITTLE = 0.5
 """Seconds, where something hangs."""
-WAITED = r"(127\.0\.0\.1 does not answer.*|no progress in 0\.5 s)"
+WAITED = r"(127\.0\.0\.1 does not respond.*|no progress in 0\.5 s)"
 """The error then; on a busy machine the second may come first."""
 BOUND = 20.0
 """Seconds that nothing here takes, also on a busy machine, unless it waits without a bound."""
@@ -121,7 +121,7 @@ def test_what_an_answer_lacks_is_told(proxy: StoreProxy, store: S3Store, url: st
     if operation == "ListParts":
         proxy.client.create_multipart_upload(Bucket=store._bucket, Key=f"fedws/{RUN}/{name(LARGE)}")
     proxy.make(operation, answers(f"<Result>{body}</Result>".encode()), times=ALWAYS)
-    assert error_line(lambda: put(store, LARGE), url) == "what answers at 127.0.0.1 is no S3 store"
+    assert error_line(lambda: put(store, LARGE), url) == "the server at 127.0.0.1 is not an S3 store"
     assert [request.partition(" ")[0] for request in proxy.requests].count(operation) == 1
 
 
@@ -134,7 +134,7 @@ def test_an_object_of_no_size_is_told(proxy: StoreProxy, store: S3Store, url: st
         handler.close_connection = True
 
     proxy.make("GetObject", unsized, times=ALWAYS)
-    assert error_line(lambda: got(store, SMALL), url) == "what answers at 127.0.0.1 is no S3 store"
+    assert error_line(lambda: got(store, SMALL), url) == "the server at 127.0.0.1 is not an S3 store"
 
 
 # --------------------------------------------------------------------------- hangs and progress
@@ -189,7 +189,7 @@ def test_a_listing_has_a_number_of_pages(
 ) -> None:
     monkeypatch.setattr(s3_client, "MAX_PAGES", 7)
     proxy.make("ListObjectsV2", endless, times=ALWAYS)
-    assert error_line(lambda: store.delete_run(RUN), url) == "127.0.0.1 lists more than 7 pages"
+    assert error_line(lambda: store.delete_run(RUN), url) == "listing at 127.0.0.1 exceeds the limit of 7 pages"
     assert proxy.requests.count("ListObjectsV2") == 7
 
 

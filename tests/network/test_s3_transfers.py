@@ -21,9 +21,9 @@ from tests.helpers.s3_store import url as url
 
 
 PASSING: dict[str, tuple[Fault, str]] = {
-    "an error": (refuses(500, "InternalError"), "fails at {} (500 InternalError)"),
-    "a lost answer": (loses_answer, "ended the connection"),
-    "a lost request": (cuts_request(10), "ended the connection"),
+    "an error": (refuses(500, "InternalError"), "failed at {} (500 InternalError)"),
+    "a lost answer": (loses_answer, "closed the connection"),
+    "a lost request": (cuts_request(10), "closed the connection"),
 }
 USES = {"PutObject": SMALL, "CreateMultipartUpload": LARGE, "UploadPart": LARGE, "CompleteMultipartUpload": LARGE}
 passing = pytest.mark.parametrize("fault", PASSING)
@@ -68,7 +68,7 @@ def test_it_is_tried_a_bounded_number_of_times(
     proxy.make(operation, PASSING[fault][0], times=ALWAYS)
     use = got if operation == "GetObject" else put
     line = error_line(lambda: use(store, SMALL), url)
-    assert line == f"127.0.0.1 {PASSING[fault][1].format(operation)}, 4 times in a row"
+    assert line == f"127.0.0.1 {PASSING[fault][1].format(operation)} in 4 consecutive attempts"
     assert proxy.requests.count(operation) == 4
 
 
@@ -148,7 +148,7 @@ def test_an_upload_that_others_complete_may_be_listed_later(proxy: StoreProxy, s
 def test_an_upload_that_others_end_without_end_is_given_up(proxy: StoreProxy, store: S3Store, url: str) -> None:
     proxy.make("CompleteMultipartUpload", refuses(404, "NoSuchUpload"), times=ALWAYS)
     line = error_line(lambda: put(store, LARGE), url)
-    assert line == f"others end the upload of blob {name(LARGE)} again and again"
+    assert line == f"other processes ended 3 uploads of blob {name(LARGE)}"
     assert proxy.requests.count("CompleteMultipartUpload") == 3, "it is begun anew twice"
 
 
@@ -180,10 +180,10 @@ def test_a_connection_may_drop_often_as_long_as_parts_arrive(proxy: StoreProxy, 
     proxy.make("GetObject", cuts_answer(PART_BYTES), times=5)
     assert got(store, body) == body
     proxy.make("GetObject", cuts_answer(PART_BYTES - 2**20), times=ALWAYS)
-    assert error_line(lambda: got(store, SMALL), url) == f"blob {name(SMALL)} is not there"
+    assert error_line(lambda: got(store, SMALL), url) == f"blob {name(SMALL)} not found"
     proxy.heal()
     proxy.make("GetObject", cuts_answer(100), times=ALWAYS)
-    assert error_line(lambda: got(store, body), url) == "127.0.0.1 ended the connection, 4 times in a row"
+    assert error_line(lambda: got(store, body), url) == "127.0.0.1 closed the connection in 4 consecutive attempts"
 
 
 # --------------------------------------------------------------------------- stopped transfers

@@ -1,1 +1,1 @@
-"""What a release is built and checked with: every dependency at one version, by its hash (see CONTRIBUTING.md)."""
+"""Scripts that pin the dependencies of a release by version and hash, and check them (see CONTRIBUTING.md)."""

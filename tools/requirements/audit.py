@@ -1,8 +1,8 @@
-"""``python -m tools.requirements.audit`` (``make audit``): ask the public feed of known vulnerabilities about every
-pin.
+"""The command ``python -m tools.requirements.audit`` (``make audit``), which checks all pins for vulnerabilities.
 
-It needs the network, and is no test: what it says changes without any change here. All pins are asked about, those of
-other Pythons and systems too. A pin that the feed does not know counts as not audited, which is no good end.
+It queries a public database of known vulnerabilities. It is not a test, because it requires the network and its result
+can change without a change here. It checks all pins, including those for other versions of Python and other systems.
+A pin that the database does not contain counts as not audited, and the command then fails.
 """
 
 import json
@@ -15,61 +15,66 @@ from pathlib import Path
 from tools.requirements.pins import FILE, Pin, read
 
 GOOD, FOUND, NOT_AUDITED = 0, 1, 2
-Ask = Callable[[Sequence[Pin]], tuple[str, str]]
+RunAudit = Callable[[Sequence[Pin]], tuple[str, str]]
 
 
-def main(ask: Ask | None = None) -> int:
-    """Print what is known of the pins; the exit code is one of those above."""
+def main(run_audit: RunAudit | None = None) -> int:
+    """Print the known vulnerabilities of the pins, and return the exit status GOOD, FOUND or NOT_AUDITED.
+
+    ``run_audit`` replaces :func:`run_pip_audit`.
+    """
     pins = read(FILE.read_text(encoding="utf-8"))
     found: list[str] = []
     unknown: list[str] = []
-    for group in apart(pins):
-        answer, errors = (ask or pip_audit)(group)
+    for group in group_pins(pins):
+        output, errors = (run_audit or run_pip_audit)(group)
         try:
-            told = json.loads(answer)["dependencies"]
+            dependencies = json.loads(output)["dependencies"]
         except (ValueError, KeyError, TypeError):
-            why = (errors.strip().splitlines() or ["it said nothing"])[-1]
-            print(f"not audited: pip-audit cannot reach the feed, or failed: {why[:200]}", file=sys.stderr)
+            reason = (errors.strip().splitlines() or ["no output"])[-1]
+            print(f"not audited: pip-audit failed: {reason[:200]}; check the network", file=sys.stderr)
             return NOT_AUDITED
-        for one in told:
-            found += [f"{one['name']} {one['version']}: {vuln['id']}" + _fixed(vuln) for vuln in one.get("vulns", ())]
-        known = {(one["name"], one.get("version")) for one in told if "skip_reason" not in one}
+        for one in dependencies:
+            found += [
+                f"{one['name']} {one['version']}: {vuln['id']}" + _describe_fix(vuln) for vuln in one.get("vulns", ())
+            ]
+        known = {(one["name"], one.get("version")) for one in dependencies if "skip_reason" not in one}
         unknown += [f"{pin.name} {pin.version}" for pin in group if (pin.name, pin.version) not in known]
     for line in found:
         print(line)
     if unknown:
-        some = ", ".join(unknown[:5]) + (" ..." if len(unknown) > 5 else "")
-        print(f"not audited: the feed does not know {len(unknown)} of {len(pins)} pins: {some}", file=sys.stderr)
+        names = ", ".join(unknown[:5]) + (" ..." if len(unknown) > 5 else "")
+        print(f"not audited: {len(unknown)} of {len(pins)} pins are unknown to the database: {names}", file=sys.stderr)
     elif not found:
         print(f"{len(pins)} pins, no known vulnerability")
     return FOUND if found else NOT_AUDITED if unknown else GOOD
 
 
-def apart(pins: Sequence[Pin]) -> list[list[Pin]]:
-    """The pins in as few groups as give no package two versions in one of them."""
+def group_pins(pins: Sequence[Pin]) -> list[list[Pin]]:
+    """Return the pins in as few groups as possible, with at most one version of each package in a group."""
     groups: list[list[Pin]] = []
     for pin in pins:
-        room = (group for group in groups if pin.name not in {other.name for other in group})
-        group = next(room, None)
+        candidates = (group for group in groups if pin.name not in {other.name for other in group})
+        group = next(candidates, None)
         if group is None:
             groups.append(group := [])
         group.append(pin)
     return groups
 
 
-def pip_audit(pins: Sequence[Pin]) -> tuple[str, str]:
-    """What pip-audit says of them as JSON, and its errors."""
+def run_pip_audit(pins: Sequence[Pin]) -> tuple[str, str]:
+    """Run pip-audit on the pins, and return its output as JSON and its error output."""
     with tempfile.TemporaryDirectory(prefix="fedws-audit-") as folder:
-        asked = Path(folder) / "pins.txt"
-        asked.write_text("".join(f"{pin.name}=={pin.version}\n" for pin in pins), encoding="utf-8")
+        file = Path(folder) / "pins.txt"
+        file.write_text("".join(f"{pin.name}=={pin.version}\n" for pin in pins), encoding="utf-8")
         flags = ["--disable-pip", "--no-deps", "--format", "json", "--progress-spinner", "off"]
-        done = subprocess.run(
-            [sys.executable, "-m", "pip_audit", "--requirement", str(asked), *flags], capture_output=True, text=True
+        process = subprocess.run(
+            [sys.executable, "-m", "pip_audit", "--requirement", str(file), *flags], capture_output=True, text=True
         )
-    return done.stdout, done.stderr
+    return process.stdout, process.stderr
 
 
-def _fixed(vuln: dict[str, list[str]]) -> str:
+def _describe_fix(vuln: dict[str, list[str]]) -> str:
     return f", fixed in {', '.join(vuln['fix_versions'])}" if vuln.get("fix_versions") else ""
 
 

@@ -1,4 +1,4 @@
-"""``requirements/release.txt``: every runtime dependency, direct or not, at one version, by its files' hashes."""
+"""A reader of ``requirements/release.txt``, which pins all runtime dependencies by version and file hashes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +12,19 @@ FILE = ROOT / "requirements" / "release.txt"
 
 @dataclass(frozen=True)
 class Pin:
-    """One version of a package; another Python or system may have another one."""
+    """One version of a package. Other versions of Python or other systems may have another one."""
 
     requirement: Requirement
     hashes: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """As registries compare it."""
+        """Return the canonical name, as registries compare names."""
         return canonicalize_name(self.requirement.name)
 
     @property
     def version(self) -> str:
-        """Raises ValueError when it is not one version."""
+        """Return the version. Raise ValueError if the requirement is not one exact version."""
         (specifier,) = self.requirement.specifier
         if specifier.operator != "==" or "*" in specifier.version:
             raise ValueError(f"{self.requirement} is not one version")
@@ -32,7 +32,7 @@ class Pin:
 
 
 def read(text: str) -> list[Pin]:
-    """The pins of such a file. Raises ValueError, also where a line is anything else than a pin.
+    """Return the pins in the text of such a file. Raise ValueError if a line is not a pin.
 
     >>> [pin] = read("# why\\nnumpy==2.4.6 ; sys_platform != 'win32' \\\\\\n    --hash=sha256:00 --hash=sha256:11\\n")
     >>> pin.name, pin.version, pin.hashes

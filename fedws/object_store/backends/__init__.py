@@ -1,1 +1,1 @@
-"""Object stores: one file for each URL scheme."""
+"""Backends of object stores, one module for each URL scheme."""

@@ -1,4 +1,4 @@
-"""``file:///path``: blobs in a directory that the nodes share, as of a network file system."""
+"""The store ``file:///PATH``, which keeps blobs in a shared directory, such as one of a network file system."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from fedws.core import private_files
 from fedws.core.atomic_files import PART_SUFFIX, atomic_file, fsync_dir
-from fedws.core.errors import StoreError, UsageError
+from fedws.core.errors import BlobMissing, StoreError, UsageError
 from fedws.core.registry import register
 from fedws.object_store.base import PART_BYTES, build_blob_path, parse_store_url, split_into_parts
 from fedws.object_store.watchdog import Progress, run_with_watchdog
@@ -21,17 +21,20 @@ T = TypeVar("T")
 
 @register("store", "file")
 class FileStore:
-    """See :class:`fedws.object_store.base.Store`. Files are for the user's own eyes (mode 0600, in folders of 0700)."""
+    """A store that keeps blobs in a directory. See :class:`fedws.object_store.base.Store`.
+
+    Only the user can read the files (mode 0600) and the directories of runs (mode 0700).
+    """
 
     def __init__(self, url: str, timeout: float) -> None:
         found = parse_store_url(url)
         path = unquote(found.path)
         if found.netloc or not path.startswith("/") or "\0" in path:
-            raise UsageError(f"{url!r} is no folder; one looks like file:///path, an absolute path")
+            raise UsageError(f"{url!r} is not a valid URL of a directory; use the form file:///ABSOLUTE/PATH")
         self._url, self._folder, self._timeout = url, Path(path), timeout
 
     def check_access(self) -> None:
-        """Raises UsageError unless it is a folder that can be written."""
+        """Raise UsageError if the directory does not exist or is not writable."""
         try:
             self._run(self._check_writable)
         except StoreError as error:
@@ -39,15 +42,15 @@ class FileStore:
 
     def _check_writable(self, progress: Progress) -> None:
         if not self._folder.is_dir():
-            raise StoreError(f"{self._url}: there is no such folder")
+            raise StoreError(f"{self._url}: directory not found")
         try:
             with tempfile.NamedTemporaryFile(dir=self._folder, prefix="check-"):
                 pass
         except OSError as error:
-            raise StoreError(f"{self._url}: cannot be written: {error.strerror}") from None
+            raise StoreError(f"{self._url}: directory is not writable: {error.strerror}") from None
 
     def put(self, run: str, name: str, body: Sequence[memoryview], *, stop: threading.Event | None = None) -> None:
-        """Write a file whole or not at all; when this returns it is on the disk."""
+        """Write a complete file or none. The file is synced to disk when this method returns."""
         file = self._folder / build_blob_path(run, name)
         self._run(lambda progress: self._write(file, body, progress), stop)
 
@@ -60,19 +63,19 @@ class FileStore:
             fsync_dir(self._folder)
         with atomic_file(file, shared=True) as unfinished:
             self._delete_unfinished(file, unfinished)
-            with unfinished.open("wb") as writing:
+            with unfinished.open("wb") as stream:
                 for part in split_into_parts(body):
                     progress.raise_if_cancelled()
-                    writing.writelines(part)
-                    writing.flush()
-                    os.fsync(writing.fileno())
+                    stream.writelines(part)
+                    stream.flush()
+                    os.fsync(stream.fileno())
                     progress.mark_progress()
             progress.raise_if_cancelled()
 
     def _delete_unfinished(self, file: Path, temporary: Path) -> None:
-        """Delete what writers of this blob left that have ended: what has not grown for the time of our patience.
+        """Delete temporary files of the same blob that did not change for the time of the timeout.
 
-        Both times are the file system's own, so that no two clocks are compared.
+        Their writers have ended. Both times come from the file system, so that no two clocks are compared.
         """
         now = temporary.stat().st_mtime
         for other in file.parent.glob(f"{file.name}.*{PART_SUFFIX}"):
@@ -80,41 +83,42 @@ class FileStore:
                 if other.stat().st_mtime < now - self._timeout:
                     other.unlink()
             except FileNotFoundError:
-                pass  # its writer has come to an end meanwhile
+                pass  # its writer has finished in the meantime
 
     def get(self, run: str, name: str, buffer: memoryview, *, stop: threading.Event | None = None) -> None:
-        """Read a file."""
+        """Read a file into ``buffer``."""
         file = self._folder / build_blob_path(run, name)
         self._run(lambda progress: self._read(file, buffer, progress), stop)
 
     def _read(self, file: Path, buffer: memoryview, progress: Progress) -> None:
         size = _get_size(file)
         if size != len(buffer):
-            what = "is not there" if size is None else f"has {size} bytes there and not {len(buffer)}"
-            raise StoreError(f"{self._url}: blob {file.name} {what}")
-        with file.open("rb", buffering=0) as reading:
-            have = 0
-            while have < len(buffer):
+            if size is None:
+                raise BlobMissing(f"{self._url}: blob {file.name} not found")
+            raise StoreError(f"{self._url}: blob {file.name} has {size} bytes, expected {len(buffer)}")
+        with file.open("rb", buffering=0) as stream:
+            offset = 0
+            while offset < len(buffer):
                 progress.raise_if_cancelled()
-                count = reading.readinto(buffer[have : have + PART_BYTES])
+                count = stream.readinto(buffer[offset : offset + PART_BYTES])
                 if not count:
-                    raise StoreError(f"{self._url}: blob {file.name} ends after {have} bytes of {len(buffer)}")
-                have += count
+                    raise StoreError(f"{self._url}: blob {file.name} ends after {offset} of {len(buffer)} bytes")
+                offset += count
                 progress.mark_progress()
 
     def delete(self, run: str, name: str) -> None:
-        """Delete a file."""
+        """Delete a file, if it exists."""
         file = self._folder / build_blob_path(run, name)
         self._run(lambda progress: file.unlink(missing_ok=True))
 
     def delete_run(self, run: str) -> None:
-        """Delete the run's folder; another node may do so too at this moment."""
+        """Delete the directory of the run. Another node may delete it at the same time."""
         folder = self._folder / build_blob_path(run)
 
         def remove(progress: Progress) -> None:
             shutil.rmtree(folder, ignore_errors=True)
             if folder.exists():
-                raise StoreError(f"{self._url}: {folder.name} cannot be deleted")
+                raise StoreError(f"{self._url}: cannot delete directory {folder.name}")
 
         self._run(remove)
 
@@ -126,7 +130,7 @@ class FileStore:
 
 
 def _get_size(file: Path) -> int | None:
-    """Of a blob; None when there is none."""
+    """Return the size of a blob in bytes, or None if it does not exist."""
     try:
         return file.stat().st_size
     except FileNotFoundError:

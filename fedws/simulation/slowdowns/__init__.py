@@ -1,1 +1,1 @@
-"""Speeds, one a file: how many times slower than the fastest the devices of a simulated fleet are."""
+"""Distributions of slowdowns, one in each module: factors by which devices are slower than the base speed."""

@@ -1,4 +1,4 @@
-"""Most devices are about equally slow: the bell curve, without its part that is not above 0."""
+"""The normal distribution of slowdowns, truncated to values above 0, with which most devices are similar."""
 
 import numpy as np
 
@@ -8,8 +8,8 @@ from fedws.core.validation import NonNegative, Positive
 
 @register("slowdown", "normal")
 def normal(num_devices: int, rng: np.random.Generator, *, mean: Positive = 2.0, sd: NonNegative = 0.5) -> np.ndarray:
-    """Draw from N(mean, sd^2), and again whatever is not above 0."""
-    found = rng.normal(mean, sd, num_devices)
-    while (low := found <= 0).any():  # at most half of the curve, since its mean is above 0
-        found[low] = rng.normal(mean, sd, int(low.sum()))
-    return found
+    """Draw slowdowns [num_devices] from N(mean, sd^2), and redraw values that are not above 0."""
+    slowdowns = rng.normal(mean, sd, num_devices)
+    while (invalid := slowdowns <= 0).any():  # at most half of the values on average, because the mean is above 0
+        slowdowns[invalid] = rng.normal(mean, sd, int(invalid.sum()))
+    return slowdowns

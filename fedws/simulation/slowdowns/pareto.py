@@ -1,6 +1,6 @@
-"""Few devices are very slow: the classic Pareto distribution, from 1 on.
+"""The classic Pareto distribution of slowdowns, with which few devices are very slow.
 
-Also known as Pareto's type I with scale 1: ``P(slowness > x) = x ** -alpha`` for every x above 1.
+It is the Pareto distribution of type I with scale 1: ``P(slowdown > x) = x ** -alpha`` for every x above 1.
 """
 
 from typing import Annotated
@@ -15,5 +15,8 @@ from fedws.core.registry import register
 def pareto(
     num_devices: int, rng: np.random.Generator, *, alpha: Annotated[float, Field(ge=0.1, allow_inf_nan=False)] = 1.5
 ) -> np.ndarray:
-    """Draw; the smaller ``alpha``, the longer the tail. Its mean is alpha / (alpha - 1), infinite for alpha <= 1."""
-    return 1 + rng.pareto(alpha, num_devices)  # numpy's own is the Lomax distribution, which begins at 0
+    """Draw slowdowns [num_devices]. A smaller ``alpha`` gives a longer tail.
+
+    The mean is alpha / (alpha - 1), and it is infinite for alpha <= 1.
+    """
+    return 1 + rng.pareto(alpha, num_devices)  # numpy draws from the Lomax distribution, which starts at 0

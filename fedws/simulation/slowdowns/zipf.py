@@ -1,4 +1,4 @@
-"""Slowness in whole steps, each rarer than the one before: Zipf's law, ``P(slowness = k)`` proportional to k ** -a."""
+"""The Zipf distribution of slowdowns, which are whole numbers: ``P(slowdown = k)`` is proportional to k ** -a."""
 
 from typing import Annotated
 
@@ -12,5 +12,5 @@ from fedws.core.registry import register
 def zipf(
     num_devices: int, rng: np.random.Generator, *, a: Annotated[float, Field(ge=1.05, le=100)] = 2.0
 ) -> np.ndarray:
-    """Draw from 1, 2, 3, ...; the smaller ``a``, the longer the tail."""
+    """Draw slowdowns [num_devices] from 1, 2, 3, ... A smaller ``a`` gives a longer tail."""
     return rng.zipf(a, num_devices).astype(np.float64)

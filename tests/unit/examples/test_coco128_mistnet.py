@@ -121,18 +121,18 @@ def test_partitions_go_by_the_largest_box(pieces: Any, root: Path) -> None:
 )
 def test_a_line_that_is_no_box_is_named(pieces: Any, root: Path, line: str) -> None:
     label(root, 3, f"1 0.5 0.5 1 1\n{line}\n")
-    with pytest.raises(UsageError, match=r"3\.txt, line 2: '.*' is not class, x, y, width, height"):
+    with pytest.raises(UsageError, match=r"3\.txt, line 2: expected class, x, y, width, height, got '.*'"):
         loading.load_dataset("coco128", str(root), True)
 
 
 def test_too_many_boxes_are_told(pieces: Any, root: Path) -> None:
     label(root, 3, "1 0.5 0.5 1 1\n" * 65)
-    with pytest.raises(UsageError, match=r"3\.txt: 65 boxes; at most 64"):
+    with pytest.raises(UsageError, match=r"3\.txt: 65 boxes exceed the limit of 64"):
         loading.load_dataset("coco128", str(root), True)
 
 
 def test_where_the_data_set_goes_is_told(pieces: Any, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"coco128 is not in .*: unpack Ultralytics' coco128 there"):
+    with pytest.raises(UsageError, match=r"coco128 not found in .*; unpack Ultralytics' coco128 there"):
         loading.load_dataset("coco128", str(tmp_path), True)
 
 
@@ -154,7 +154,7 @@ def test_it_is_cut_in_the_features_and_composes_to_itself(pieces: Any) -> None:
 
 def theirs(pieces: Any) -> tuple[torch.nn.Module, torch.nn.Module]:
     """Torchvision's whole detector, and the model with the same weights."""
-    detector, model = pieces._whole(), model_building.build_model("ssdlite", seed=1)
+    detector, model = pieces._build_detector(), model_building.build_model("ssdlite", seed=1)
     assert type(detector) is type(ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None))
     detector.load_state_dict(model.state_dict())
     return detector, model
@@ -202,7 +202,7 @@ def test_padding_and_rows_that_are_no_box_make_no_difference(pieces: Any, output
 
 
 def test_building_the_loss_leaves_no_mark_on_chance(pieces: Any, outputs: torch.Tensor) -> None:
-    pieces._around.cache_clear()
+    pieces._get_detector.cache_clear()
     before = torch.get_rng_state()
     registry.build_piece("loss", "ssd")(outputs, TARGETS)
     assert torch.equal(torch.get_rng_state(), before)

@@ -67,16 +67,16 @@ def test_parts_copy_nothing() -> None:
     assert part[1][10] == 7
 
 
-LIKE = "one looks like s3://bucket/prefix or file:///path"
+LIKE = "use the form s3://BUCKET/PREFIX or file:///PATH"
 SECRETS = {
-    "s3://user:hunter2@bucket/x": "an @ in the URL of a store: ",
-    "s3://hunter2@bucket": "an @ in the URL of a store: ",
-    "s3:/user:hunter2@bucket/x": "an @ in the URL of a store: ",
-    "s3://user:hunter2@[bucket/x": "an @ in the URL of a store: ",
-    "file://user:hunter2@/tmp": "an @ in the URL of a store: ",
-    "s3://hunter2[bucket/x": f"the URL of a store cannot be read; {LIKE}",
-    "s3://bucket/x?X-Amz-Signature=hunter2": f"a URL with a ? or # in it is no store; {LIKE}",
-    "file:///tmp#hunter2": f"a URL with a ? or # in it is no store; {LIKE}",
+    "s3://user:hunter2@bucket/x": "the URL of a store must not contain '@'; ",
+    "s3://hunter2@bucket": "the URL of a store must not contain '@'; ",
+    "s3:/user:hunter2@bucket/x": "the URL of a store must not contain '@'; ",
+    "s3://user:hunter2@[bucket/x": "the URL of a store must not contain '@'; ",
+    "file://user:hunter2@/tmp": "the URL of a store must not contain '@'; ",
+    "s3://hunter2[bucket/x": f"the URL of a store is not a valid URL; {LIKE}",
+    "s3://bucket/x?X-Amz-Signature=hunter2": f"the URL of a store must not contain '?' or '#'; {LIKE}",
+    "file:///tmp#hunter2": f"the URL of a store must not contain '?' or '#'; {LIKE}",
 }
 
 
@@ -92,14 +92,14 @@ def test_what_may_be_secret_in_a_url_is_refused_and_not_repeated(url: str) -> No
 def test_what_is_no_url_of_a_store_is_told(url: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_store_url(url)
-    assert str(caught.value) == f"{url!r} is no store; {LIKE}"
+    assert str(caught.value) == f"{url!r} is not a valid URL of a store; {LIKE}"
 
 
 def test_a_shelf_is_a_store_that_was_tried(tmp_path: Path) -> None:
     found = open_store(tmp_path.as_uri(), timeout=7)
     assert (found.min_bytes, found.store._timeout) == (1_000_000, 7)  # type: ignore[attr-defined]
     assert open_store(tmp_path.as_uri(), 5).min_bytes == 5
-    with pytest.raises(UsageError, match=r"there is no such folder$"):
+    with pytest.raises(UsageError, match=r"directory not found$"):
         open_store((tmp_path / "none").as_uri())
 
 
@@ -107,5 +107,5 @@ def test_a_scheme_that_nobody_serves_is_told_with_those_that_are() -> None:
     with pytest.raises(UsageError) as caught:
         open_backend(StoreConfig("gs://bucket/x", 0), 1)
     listing = ", ".join(registry.list_pieces("store"))
-    assert str(caught.value) == f"gs://bucket/x: no store is reached by gs://; there are {listing}"
+    assert str(caught.value) == f"gs://bucket/x: unknown scheme 'gs'; choose from {listing}"
     assert {"file", "s3"} <= set(registry.list_pieces("store"))

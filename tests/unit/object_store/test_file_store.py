@@ -65,13 +65,13 @@ def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["file://server/share", "file:blobs", "file://", "file:///a%00b"])
 def test_a_url_that_is_no_folder_is_told(url: str) -> None:
-    with pytest.raises(UsageError, match=r"is no folder; one looks like file:///path, an absolute path$"):
+    with pytest.raises(UsageError, match=r"is not a valid URL of a directory; use the form file:///ABSOLUTE/PATH$"):
         FileStore(url, PATIENCE)
 
 
 @pytest.mark.parametrize(
     ("path", "why"),
-    [("none", "there is no such folder"), ("file", "there is no such folder"), ("/proc", "cannot be written: ")],
+    [("none", "directory not found"), ("file", "directory not found"), ("/proc", "directory is not writable: ")],
 )
 def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path, path: str, why: str) -> None:
     (tmp_path / "file").write_text("")

@@ -51,12 +51,12 @@ def test_digits_are_those_of_alice_bob_and_charlie_in_turn() -> None:
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"num_workers": 2, "partition": "digits"}, "partition digits is for 3 workers or more, not 2"),
+        ({"num_workers": 2, "partition": "digits"}, "partition digits requires at least 3 workers, got 2"),
         ({"num_workers": 601}, "600 samples are too few for 601 shares of at least 1"),
         ({"num_workers": 1000, "partition": "digits"}, "240 samples are too few for 334 shares of at least 1"),
-        ({"partition": "idd"}, "unknown partition 'idd': did you mean iid."),
-        ({"slowdown": "parreto"}, "unknown slowdown 'parreto': did you mean pareto."),
-        ({"slowdown": "uniform:5"}, "uniform: high must not be below low, 5, as 4 is"),
+        ({"partition": "idd"}, "unknown partition 'idd'; did you mean 'iid'."),
+        ({"slowdown": "parreto"}, "unknown slowdown 'parreto'; did you mean 'pareto'."),
+        ({"slowdown": "uniform:5"}, "uniform: high=4 is less than low=5"),
     ],
 )
 def test_what_cannot_be_dealt_or_drawn_is_said(settings: dict[str, Any], text: str) -> None:
@@ -68,7 +68,7 @@ def test_what_cannot_be_dealt_or_drawn_is_said(settings: dict[str, Any], text: s
 def test_samples_without_labels_cannot_be_dealt_by_them(partition: str) -> None:
     plain = Points(Path(), True)
     plain.targets = plain.targets.float()
-    with pytest.raises(UsageError, match=r"dataset points has no labels to split it by: .* float32; .*iid"):
+    with pytest.raises(UsageError, match=r"dataset points has no class labels: .* float32; .*iid"):
         fleet.build_fleet(some(partition=partition), "points", plain)
 
 
@@ -166,8 +166,8 @@ def test_which_part_is_present() -> None:
         ({"disconnects_per_hour": -1}, "disconnects_per_hour: Input should be greater than or equal to 0, not -1"),
         ({"max_hours": math.inf}, "max_hours: .*finite.*"),
         ({"target_accuracy": 90}, "target_accuracy: Input should be less than or equal to 1, not 90"),
-        ({"stop_at_target": True}, "--stop-at-target needs a --target-accuracy"),
-        ({"speed": "zipf"}, "speed: there is no such setting"),
+        ({"stop_at_target": True}, "--stop-at-target requires --target-accuracy"),
+        ({"speed": "zipf"}, "unknown setting 'speed'"),
     ],
 )
 def test_conditions_are_checked(settings: dict[str, Any], text: str) -> None:

@@ -66,10 +66,10 @@ def test_nodes_are_in_memory_and_no_worker_is_scored() -> None:
 @pytest.mark.parametrize(
     ("strategies", "settings", "text"),
     [
-        (("fedavg", "fedsgd", "fedavg"), {}, "--algorithm fedavg is given twice"),
-        (("fedavgg",), {}, "unknown algorithm 'fedavgg': did you mean fedavg"),
+        (("fedavg", "fedsgd", "fedavg"), {}, "--algorithm fedavg is given more than once; remove the duplicate"),
+        (("fedavgg",), {}, "unknown algorithm 'fedavgg'; did you mean 'fedavg'"),
         (("fedbuff:buffer_size=0",), {}, "algorithm fedbuff: buffer_size: Input should be greater"),
-        (("fedavg",), {"min_results": 31}, "--min-results 31 is above the number of workers, 30"),
+        (("fedavg",), {"min_results": 31}, "--min-results 31 exceeds the number of workers, 30"),
         (("fedavg",), {"rounds": 0}, "rounds: Input should be greater"),
         (("fedavg",), {"model": "lineal"}, "unknown model 'lineal'"),
     ],

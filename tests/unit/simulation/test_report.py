@@ -61,7 +61,7 @@ def test_the_file_holds_everything(tmp_path: Path) -> None:
     assert found["devices"] == {node: {"slowdown": 2.0, "num_examples": 20} for node in ("w1", "w2", "w3")}
     assert [outcome["seconds_to_target"] for outcome in found["results"]] == [125.9, None]
     assert found["results"][0]["evaluations"] == [list(score) for score in FAST.evaluations]
-    with pytest.raises(UsageError, match="cannot be written"):
+    with pytest.raises(UsageError, match=r"^cannot write .*simulation\.json: "):
         report.write_report(tmp_path / "nowhere" / "simulation.json", devices, [])
 
 
