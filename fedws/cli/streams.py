@@ -33,12 +33,10 @@ def _rebuild_stream(stream: io.TextIOWrapper) -> io.TextIOWrapper:
     if isinstance(getattr(stream.buffer, "raw", None), _PipeTolerantFile):
         return stream
     stream.flush()
-    # A copy of the handle, since the former stream closes its own when it is deleted.
     raw = _PipeTolerantFile(os.dup(stream.fileno()), "w")
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding=stream.encoding,
         errors="backslashreplace",
-        line_buffering=stream.line_buffering,
-        write_through=stream.write_through,
+        line_buffering=stream.line_buffering or stream.write_through,  # also for python -u
     )

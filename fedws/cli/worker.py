@@ -129,8 +129,10 @@ def main(arguments: argparse.Namespace) -> int:
     status = run_loop(_serve(arguments, node, plan, url, credentials, body_store, print_description))
     # The interpreter would take most of a second to unload torch, and nothing is left to save.
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.flush()
     os._exit(status)
 
 

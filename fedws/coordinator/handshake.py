@@ -14,8 +14,6 @@ from fedws.protocol.messages import MESSAGE_NAMES, Challenge, Hello, Message, Re
 from fedws.protocol.run_claim import RunClaim
 from fedws.security.credentials import Credentials
 
-_CLOSE_REASON = "the coordinator ended the handshake"
-
 
 @dataclass
 class CoordinatorHandshake:
@@ -33,6 +31,7 @@ class CoordinatorHandshake:
     """Size in bytes of the largest message that the coordinator accepts."""
     peer_authenticated: bool = False
     """True if the peer has proved that it has the network key."""
+    _close_reason: str = "the coordinator ended the handshake"
 
     async def perform(self, channel: Channel) -> Welcome:
         """Perform the handshake on ``channel`` and return the node's welcome.
@@ -46,18 +45,14 @@ class CoordinatorHandshake:
             await channel.close(str(error), CloseCode.MESSAGE_REJECTED)
             raise ProtocolError(str(error)) from None
         except LinkRefused as refused:
-            await channel.close(self._build_close_reason(refused))
+            # A peer that is not authenticated gets no details.
+            reason = f"rejected by the coordinator: {refused}" if self.peer_authenticated else self._close_reason
+            await channel.close(reason)
             raise
         except BaseException:
-            await channel.close(_CLOSE_REASON)
+            await channel.close(self._close_reason)
             raise
         return welcome
-
-    def _build_close_reason(self, refused: LinkRefused) -> str:
-        """Return the reason for the log of a rejected node; a peer that is not authenticated gets no details."""
-        if refused.kind == "key":
-            return "the network keys differ; compare the output of 'fedws key show' on both sides"
-        return f"rejected by the coordinator: {refused}" if self.peer_authenticated else _CLOSE_REASON
 
     async def _exchange(self, channel: Channel) -> Message:
         """Return the node's answer to the hello, after a check of its proof if a network key is set."""
@@ -76,7 +71,11 @@ class CoordinatorHandshake:
         await channel.send(hello)
         answer = await channel.receive()
         if key is not None and isinstance(answer, Challenge):
-            proof = handshake.create_proof(key, hello, answer, self.claim.key)
+            try:
+                proof = handshake.create_proof(key, hello, answer, self.claim.key)
+            except LinkRefused:
+                self._close_reason = "the network keys differ; compare the output of 'fedws key show' on both sides"
+                raise
             if answer.node != self.node:  # an attacker may relay the proof of another node
                 raise LinkRefused("node", f"this is {to_printable(answer.node, 64)}, not {self.node}")
             self.peer_authenticated = True
@@ -84,6 +83,7 @@ class CoordinatorHandshake:
             channel.set_session_key(handshake.derive_session_key(key, hello, answer))
             return await channel.receive()
         if key is not None and isinstance(answer, Welcome):
+            self._close_reason = "the coordinator requires the network key; do not set --insecure"
             raise LinkRefused("key", "it does not authenticate (--insecure); set its --key-file or FEDWS_KEY")
         return answer
 

@@ -45,6 +45,7 @@ class Link:
 
     def __init__(self, connector: Connector, stored_bodies: StoredBodies | None = None) -> None:
         self.connector = connector
+        self._stored_bodies = stored_bodies
         self.node = connector.node
         self.url = connector.url
         self.welcome: Welcome | None = None
@@ -128,6 +129,8 @@ class Link:
             reason, close_reason = f"link lost: {error}", ""
             kind = _FAILED if isinstance(error, MessageRejected) else _LOST
             if isinstance(error, TakenOver):  # two reconnecting coordinators would replace each other forever
+                if self._stored_bodies is not None:
+                    self._stored_bodies.abandon()
                 raise RunFailed(f"{self.node} at {self.url}: {error}") from None
         finally:
             self._handle_disconnect(channel, reason, kind)

@@ -18,7 +18,7 @@ def describe_links(
     connected = {worker: link for worker, link in links.items() if link.welcome is not None}
     for encryption in sorted({link.encryption for link in connected.values()} - {""}):
         workers = [worker for worker, link in connected.items() if link.encryption == encryption]
-        yield f"Links to {', '.join(workers)} are encrypted ({encryption})"
+        yield f"Encryption of the links to {', '.join(workers)}: {encryption}"
     if body_store is not None:
         yield from _describe_store(connected, body_store)
     if plan.cuda and (

@@ -30,7 +30,6 @@ from fedws.core.plan import Plan, build_plan
 from fedws.core.resume_rules import merge_settings, resume_plan
 from fedws.core.tensors import Tensors
 from fedws.network.base import Limits
-from fedws.network.lookup import find_transport
 from fedws.network.stored_bodies import StoredBodies
 from fedws.object_store.base import BodyStore
 from fedws.protocol.run_claim import RunClaim, derive_takeover_key
@@ -215,7 +214,7 @@ async def _run(
             connector = Connector(
                 node, url, role, claim, data, limits, seed, credentials, join_listener, has_body_store=has_store
             )
-            return Link(connector, stored_bodies)
+            return Link(connector, stored_bodies if has_store else None)
 
         evaluation_queue, feature_store = None, None
         eval_settings, one_time_log = plan.eval_settings(), OneTimeLog(run_log.lines)
@@ -250,7 +249,7 @@ async def _run(
         run_log.lines.emit(*start.log_lines)
         if plan.listen and not plan.evaluator:
             run_log.lines.emit("No model is evaluated: --evaluator is not set")
-        run_log.lines.emit(*describe_links(links, plan, credentials, body_store))
+        run_log.lines.emit(*describe_links(links, plan, credentials, body_store if has_store else None))
         if disconnected := [worker for worker in links if worker not in connected]:
             run_log.lines.emit(f"Started without {', '.join(disconnected)}")
         driver = Driver(

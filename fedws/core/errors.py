@@ -8,6 +8,7 @@
     ├── LinkError                an error on a link between two nodes
     │   ├── Unreachable          no node answered at the address
     │   ├── LinkLost             an open link was closed, or the peer stopped answering
+    │   │   ├── RunEnded         the peer closed the link normally, as at the end of a run
     │   │   ├── MessageRejected  the peer closed the link because it rejects a message, such as a too large one
     │   │   └── TakenOver        the peer closed the link because another link of the same run holds the node
     │   ├── ProtocolError        the peer violated the protocol
@@ -18,6 +19,7 @@
     ├── TaskFailed               the worker could not carry out a request; a retry may succeed
     ├── TaskCancelled            the task was cancelled because its link was lost or its node is shutting down
     ├── StoreError               an object store did not accept or return a body
+    │   └── BlobMissing          an object store does not have a body
     ├── BodyUnavailable          a message arrived, but its body could not be fetched from the object store
     ├── RejectedUpdate           the tensors of a result do not match the model
     └── RunFailed                the run ended before its last round
@@ -156,6 +158,10 @@ class TaskCancelled(FedwsError):
 
 class StoreError(FedwsError):
     """The failure of an object store to accept or return a blob."""
+
+
+class BlobMissing(StoreError):
+    """The error that an object store does not have a blob, for example because another store was used."""
 
 
 class BodyUnavailable(FedwsError):

@@ -33,6 +33,7 @@ class StoredBodies:
         self._node = node
         self._rate_limited_log = RateLimitedLog(node)
         self._closed = False
+        self._abandoned = False
         self._use_counts: Counter[str] = Counter()
         self._counted_digests: set[str] = set()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -83,7 +84,7 @@ class StoredBodies:
         return True
 
     async def check_probe(self, node: str) -> None:
-        """Raise StoreError unless this store has the test blob that ``node`` has stored."""
+        """Raise BlobMissing or StoreError unless this store has the test blob that ``node`` has stored."""
         data = _build_probe(self._run)
         await self.get(node, sha256(data).hexdigest(), memoryview(bytearray(len(data))))
 
@@ -97,15 +98,21 @@ class StoredBodies:
         """Log that a body is sent on the link because the store has failed."""
         self._rate_limited_log.log(f"a body was not stored, and bodies are sent on the link: {error}")
 
+    def abandon(self) -> None:
+        """Leave the bodies to another coordinator that has taken over the run."""
+        self._abandoned = True
+
     async def delete_all(self, nodes: Collection[str]) -> None:
         """Stop all transfers, and delete all blobs of the run that ``nodes`` have stored.
 
-        Raise StoreError if the store fails.
+        After :meth:`abandon`, delete nothing. Raise StoreError if the store fails.
         """
         self._closed = True
         for stop in self._stop_events:
             stop.set()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._abandoned:
+            return
         deletions = (_run_in_executor(partial(self._store.delete_run, self._folder(node))) for node in nodes)
         for result in await asyncio.gather(*deletions, return_exceptions=True):
             if isinstance(result, BaseException):

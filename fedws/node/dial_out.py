@@ -14,12 +14,16 @@ from fedws.core.untrusted_text import to_printable
 from fedws.network.backoff import Backoff, ReasonLog, retry
 from fedws.network.base import Channel, Limits, Transport
 from fedws.network.lookup import find_transport
-from fedws.node.server import NodeServer, resolve_node_credentials, serve
+from fedws.node.node_credentials import resolve_node_credentials
+from fedws.node.server import NodeServer, serve
 from fedws.node.worker import Worker
 from fedws.object_store.base import BodyStore
 from fedws.protocol.encoder import PROTOCOL_VERSION
 from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, Join, Message, Refusal
 from fedws.security.credentials import Credentials
+
+_QUIET_SECONDS = 30.0
+"""Time in seconds after the end of a run during which an unreachable coordinator is not logged."""
 
 
 class _RunJoiner:
@@ -42,7 +46,7 @@ class _RunJoiner:
         self._backoff = Backoff(limits.max_backoff, self._join_message.instance_id)
         self._status_log = RateLimitedLog(node, BURST_LINES)
         self._reasons = ReasonLog(partial(self._status_log.log, level=logging.INFO))
-        self._waits_for_next_run = False
+        self._run_ended_at: float | None = None
 
     async def run(self) -> None:
         """Join a run whenever the node has no link, until cancelled."""
@@ -56,8 +60,7 @@ class _RunJoiner:
                 if self._server.run_has_ended:
                     self._wait_for_next_run()
             except (LinkLost, Unreachable) as error:
-                if not self._waits_for_next_run:
-                    self._reasons.add(str(error), f"waiting to join at {self._url} ({error})")
+                self._log_unreachable(error)
             except (LinkError, UsageError) as error:  # connecting raises UsageError for an invalid host name
                 self._reasons.add(str(error), f"waiting to join at {self._url} ({error})")
             except Exception as error:  # a bug ends the link, but not the node
@@ -87,16 +90,22 @@ class _RunJoiner:
             await channel.close(reason)  # does nothing on a closed channel
 
     def _log_joined(self) -> None:
-        """Log that the coordinator is authenticated, and log each connection error from now on."""
+        """Log that the node has accepted the run."""
         self._status_log.log(f"joined the run at {self._url}", logging.INFO)
         self._reasons.reset()
-        self._waits_for_next_run = False
+        self._run_ended_at = None
 
     def _wait_for_next_run(self) -> None:
-        """Log that a run has ended; until the next one, connection errors are expected and are not logged."""
-        if not self._waits_for_next_run:
-            self._status_log.log(f"waiting for the next run at {self._url}", logging.INFO)
-        self._waits_for_next_run = True
+        """Log that the run has ended."""
+        self._status_log.log(f"waiting for the next run at {self._url}", logging.INFO)
+        self._run_ended_at = asyncio.get_running_loop().time()
+
+    def _log_unreachable(self, error: LinkError) -> None:
+        """Log a new reason why no coordinator is reachable. Directly after a run, its coordinator has just ended."""
+        if self._run_ended_at is None:
+            self._reasons.add(str(error), f"waiting to join at {self._url} ({error})")
+        elif asyncio.get_running_loop().time() - self._run_ended_at > _QUIET_SECONDS:
+            self._reasons.add(str(error), f"waiting for the next run at {self._url} ({error})")
 
     async def _receive_first(self, channel: Channel) -> Message:
         """Send ``join`` and return the coordinator's first message. Raises LinkError."""
@@ -154,7 +163,7 @@ async def join_run(
         async with contextlib.AsyncExitStack() as stack:
             yield await _serve_brokered(stack, worker, url, limits, credentials, body_store)
         return
-    credentials = resolve_node_credentials(worker, way, credentials)
+    credentials = resolve_node_credentials(worker.node, way, credentials)
     way.check_url(url, credentials.tls, encrypt_payloads=credentials.encrypt_payloads)
     with contextlib.closing(NodeServer(worker, limits, credentials, body_store)) as service:
         task = asyncio.create_task(_RunJoiner(service, worker.node, url, limits, credentials, coordinator).run())

@@ -53,7 +53,7 @@ async def _receive_proof(
         proof = await channel.receive()
     except LinkLost as error:
         peer = f"a peer{format_peer_address(channel.address)}"
-        warning_log.log(f"{peer} disconnected without proving the network key: {error}")
+        warning_log.log(f"{peer} disconnected without proving the network key (unauthenticated reason: {error})")
         raise
     if not isinstance(proof, Proof):
         raise ProtocolError(f"unexpected message {MESSAGE_NAMES[type(proof)]!r}, expected 'proof'")

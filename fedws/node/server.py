@@ -14,10 +14,11 @@ from fedws.core.errors import BodyUnavailable, LinkError, LinkLost, LinkRefused,
 from fedws.core.limits import DEFAULT_MESSAGE_LIMITS, MessageLimits
 from fedws.core.rate_limited_log import BURST_LINES, RateLimitedLog
 from fedws.network.admission import admit
-from fedws.network.base import Channel, Limits, Transport
+from fedws.network.base import Channel, Limits
 from fedws.network.lookup import find_transport
 from fedws.node.answer_cache import AnswerCache
 from fedws.node.handshake import authenticate
+from fedws.node.node_credentials import resolve_node_credentials
 from fedws.node.request_check import RequestCheck
 from fedws.node.run_lease import Lease, LeaseManager
 from fedws.node.store_check import StoreCheck
@@ -26,7 +27,7 @@ from fedws.object_store.base import BodyStore
 from fedws.protocol.close_codes import CloseCode, to_close_code
 from fedws.protocol.messages import Answer, Hello, Message, Refusal, TaskRequest, Welcome
 from fedws.protocol.run_claim import RunClaim
-from fedws.security.credentials import INSECURE, Credentials, load_default_credentials
+from fedws.security.credentials import INSECURE, Credentials
 
 log = logging.getLogger("fedws")
 
@@ -49,7 +50,7 @@ class NodeServer:
         self._warning_log = RateLimitedLog(worker.node)
         self._run_log, self._refusal_log, self._body_log = (RateLimitedLog(worker.node, BURST_LINES) for _ in range(3))
         self._answer_cache = AnswerCache(worker.node, body_store)
-        self._store_check = StoreCheck(worker.node, body_store)
+        self._store_check = StoreCheck(worker.node, body_store, limits.handshake_timeout)
         self._cleanup_timer: asyncio.TimerHandle | None = None
         self._peer_limits = DEFAULT_MESSAGE_LIMITS
         self.run_has_ended = False
@@ -64,9 +65,13 @@ class NodeServer:
         self._executor.shutdown()
 
     async def handle(
-        self, channel: Channel, first_message: Message | None = None, on_admitted: Callable[[], None] = lambda: None
+        self, channel: Channel, first_message: Message | None = None, on_accepted: Callable[[], None] = lambda: None
     ) -> None:
-        """Serve one link until it closes; ``first_message`` was already received on it."""
+        """Serve one link until it closes; ``first_message`` was already received on it.
+
+        ``on_accepted`` is called when the node accepts the run.
+        """
+        self.run_has_ended = False
         admitted = await admit(
             channel,
             lambda: authenticate(channel, first_message, self._worker, self._credentials, self._warning_log),
@@ -77,19 +82,20 @@ class NodeServer:
         if admitted is None:
             return
         hello, claim = admitted
-        on_admitted()
         with contextlib.suppress(LinkError):
-            await self._accept_run(channel, hello, claim)
+            await self._accept_run(channel, hello, claim, on_accepted)
         await channel.close()
 
-    async def _accept_run(self, channel: Channel, hello: Hello, claim: RunClaim) -> None:
+    async def _accept_run(
+        self, channel: Channel, hello: Hello, claim: RunClaim, on_accepted: Callable[[], None]
+    ) -> None:
         reply = self._worker.handle_hello(hello)
         if isinstance(reply, Welcome) and (problem := await self._store_check.find_problem(hello, claim)):
             reply = Refusal(kind="node", reason=problem)
         try:
             if isinstance(reply, Welcome):
                 async with self._leases.acquire(channel, claim) as lease:
-                    closing = await self._serve_run(channel, hello, claim, reply, lease)
+                    closing = await self._serve_run(channel, hello, claim, reply, lease, on_accepted)
                 return await closing
         except LinkRefused as refused:
             reply = Refusal(kind="busy", reason=str(refused))
@@ -101,12 +107,18 @@ class NodeServer:
         return await channel.send(reply)
 
     async def _serve_run(
-        self, channel: Channel, hello: Hello, claim: RunClaim, welcome: Welcome, lease: Lease
+        self,
+        channel: Channel,
+        hello: Hello,
+        claim: RunClaim,
+        welcome: Welcome,
+        lease: Lease,
+        on_accepted: Callable[[], None],
     ) -> asyncio.Task[None]:
         """Serve a link until its work has ended, and return the task that closes the link, which may take longer."""
         name, reason = claim.run_id_prefix, "ended"
         logged_error: Exception | None = None
-        self.run_has_ended = False
+        on_accepted()
         encryption = f" (encrypted: {channel.encryption})" if channel.encryption else ""
         self._run_log.log(f"run {name} started{encryption}", logging.INFO)
         try:
@@ -253,21 +265,6 @@ async def _run_while_open(channel: Channel, coroutine: Coroutine[Any, Any, None]
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def resolve_node_credentials(worker: Worker, transport: Transport, credentials: Credentials | None) -> Credentials:
-    """Return the credentials that a node requires of its peers.
-
-    Without ``credentials`` the node uses the user's own network key. An in-process transport needs no key. Without a
-    key, log a warning unless the transport is in-process.
-    """
-    credentials = credentials or (INSECURE if transport.in_process else load_default_credentials())
-    if credentials.key is None and not transport.in_process:
-        log.warning(
-            "%s: authentication is disabled (--insecure); any peer can run tasks on this node and read their results",
-            worker.node,
-        )
-    return credentials
-
-
 @contextlib.asynccontextmanager
 async def serve(
     worker: Worker,
@@ -283,7 +280,7 @@ async def serve(
     process can reach it. Raises UsageError if the node cannot listen.
     """
     limits, transport = limits or Limits(), find_transport(url)
-    credentials = resolve_node_credentials(worker, transport, credentials)
+    credentials = resolve_node_credentials(worker.node, transport, credentials)
     # At a broker, nodes do not present certificates to each other.
     node_credentials = replace(credentials, tls=None) if transport.brokered else credentials
     with contextlib.closing(NodeServer(worker, limits, node_credentials, body_store)) as service:

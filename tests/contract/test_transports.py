@@ -11,6 +11,7 @@ from fedws.core.limits import CHUNK_BYTES, DEFAULT_MESSAGE_LIMITS
 from fedws.network.base import Limits
 from fedws.network.lookup import find_transport
 from fedws.network.mqtt import connection
+from fedws.network.transports import ws
 from fedws.protocol.encoder import FRAGMENT_BYTES, encode_message
 from tests.helpers.federation import PatientLimits
 from tests.helpers.transport_links import (
@@ -185,19 +186,34 @@ async def test_what_is_served_can_be_dialled_and_checked(scheme: str) -> None:
 
 def test_an_unknown_scheme_is_told_with_those_there_are() -> None:
     for url in ("http://localhost:1", "localhost", ""):
-        with pytest.raises(UsageError, match=r"nobody serves .*; there are memory, mqtt, mqtts, ws, wss"):
+        with pytest.raises(UsageError, match=r"unknown scheme '.*'; choose from memory, mqtt, mqtts, ws, wss"):
             find_transport(url)
 
 
-@pytest.mark.parametrize("url", ["ws://localhost", "ws://:1", "ws://localhost:x", "ws://localhost:99999", "ws://[::1"])
+@pytest.mark.parametrize("url", ["ws://", "ws://:1", "ws://localhost:x", "ws://localhost:99999", "ws://[::1"])
 async def test_an_address_that_is_none_is_a_usage_error(url: str) -> None:
-    with pytest.raises(UsageError, match="is no address"):
+    with pytest.raises(UsageError, match="is not a valid address"):
         made("ws").check_url(url)
-    with pytest.raises(UsageError, match="is no address"):
+    with pytest.raises(UsageError, match="is not a valid address"):
         await made("ws").connect(url, LIMITS)
-    with pytest.raises(UsageError, match="is no address"):
+    with pytest.raises(UsageError, match="is not a valid address"):
         async with made("ws").serve(url, echo, LIMITS):
             pass
+
+
+@pytest.mark.parametrize("url", ["ws://localhost", "wss://localhost/path", "ws://[::1]"])
+async def test_an_address_without_a_port_has_the_default_port_but_cannot_be_listened_at(url: str) -> None:
+    find_transport(url).check_url(url)
+    with pytest.raises(UsageError, match="has no port to listen on; add one, such as "):
+        async with find_transport(url).serve(url, echo, LIMITS):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("url", "port"), [("ws://localhost", 80), ("wss://h/p", 443), ("WSS://h", 443), ("ws://h:1", 1)]
+)
+def test_the_default_ports_are_those_of_http(url: str, port: int) -> None:
+    assert ws._parse_url(url)[1] == port
 
 
 async def test_a_host_that_is_not_this_machine_cannot_be_served() -> None:
@@ -215,5 +231,5 @@ async def test_what_is_no_websocket_is_unreachable() -> None:
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        with pytest.raises(Unreachable, match="no websocket there"):
+        with pytest.raises(Unreachable, match="not a WebSocket server"):
             await soon(made("ws").connect(f"ws://127.0.0.1:{port}", LIMITS))

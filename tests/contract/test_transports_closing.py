@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
-from fedws.core.errors import LinkLost
+from fedws.core.errors import LinkLost, RunEnded
 from fedws.network.base import Channel
 from fedws.network.mqtt.channel import MqttChannel
 from fedws.network.transports.memory import MemoryChannel
+from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import Hello
 from tests.helpers.transport_links import LIMITS, dialled, every, hello, linked, served
 from tests.helpers.transport_links import broker as broker
@@ -29,6 +30,17 @@ async def test_a_reason_is_read_at_the_other_end(scheme: str, dialler_closes: bo
         for attempt in (other.receive, other.receive, lambda: other.send(hello())):
             with pytest.raises(LinkLost, match="busy with another run"):
                 await soon(attempt())
+
+
+@every
+@pytest.mark.parametrize("code", [code for code in CloseCode if code >= 4000 or code == CloseCode.NORMAL_CLOSURE])
+async def test_the_other_end_of_a_link_reads_whether_the_run_has_ended(scheme: str, code: CloseCode) -> None:
+    """With code 1000, by which the coordinator closes its links then."""
+    async with linked(scheme) as (near, far):
+        await soon(near.close("the coordinator ends", code))
+        with pytest.raises(LinkLost, match=r"^the coordinator ends$") as lost:
+            await soon(far.receive())
+        assert isinstance(lost.value, RunEnded) == (code == 1000)
 
 
 @every

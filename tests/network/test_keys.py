@@ -22,8 +22,8 @@ async def test_without_a_key_on_either_side_a_run_goes_well_and_says_so(
 ) -> None:
     async with fedws.serve(worker(), "ws://localhost:0", credentials=INSECURE) as url:
         await honest(url, tmp_path / "run", INSECURE)
-    assert any(line.startswith("alice takes part --insecure: whoever reaches it may") for line in caplog.messages)
-    assert "--insecure: no worker has proved that it knows the network key" in (tmp_path / "run/run.log").read_text()
+    assert any(line.startswith("alice: authentication is disabled (--insecure)") for line in caplog.messages)
+    assert "--insecure: the workers are not authenticated" in (tmp_path / "run/run.log").read_text()
 
 
 async def test_with_a_key_nothing_is_said_of_insecurity(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -35,9 +35,13 @@ async def test_with_a_key_nothing_is_said_of_insecurity(tmp_path: Path, caplog: 
 @pytest.mark.parametrize(
     ("node", "run", "text"),
     [
-        (KEY, OTHER, f"alice has another network key; {handshake.KEY_MISMATCH_REMEDY}"),
-        (KEY, INSECURE, "alice asks for the network key (--key-file or FEDWS_KEY), and was called --insecure"),
-        (INSECURE, KEY, "it takes part --insecure, and proves nothing; give it --key-file or FEDWS_KEY"),
+        (KEY, OTHER, f"alice has a different network key; {handshake.KEY_MISMATCH_REMEDY}"),
+        (
+            KEY,
+            INSECURE,
+            "alice requires the network key (--key-file or FEDWS_KEY), but the coordinator uses --insecure",
+        ),
+        (INSECURE, KEY, "it does not authenticate (--insecure); set its --key-file or FEDWS_KEY"),
     ],
 )
 async def test_sides_that_do_not_go_together_say_so_at_the_first_contact(
@@ -55,4 +59,8 @@ async def test_a_node_tells_its_owner_of_callers_who_prove_nothing(
     async with fedws.serve(worker(), "ws://localhost:0", credentials=KEY) as url:
         await failed(url, tmp_path, OTHER)
         await honest(url, tmp_path / "run", KEY)
-    assert "alice: a caller at 127.0.0.1 left without a proof of the network key" in caplog.messages
+    why = "the network keys differ; compare the output of 'fedws key show' on both sides"
+    assert (
+        f"alice: a peer at 127.0.0.1 disconnected without proving the network key (unauthenticated reason: {why})"
+        in caplog.messages
+    )

@@ -168,7 +168,7 @@ class Stuck:
 
     bytes_sent = bytes_received = 0
     is_receiving = False
-    peer = address = ""
+    peer = address = encryption = ""
 
     def __init__(self, run: str) -> None:
         self.transfers = BodyTransfers()
@@ -231,5 +231,5 @@ async def test_who_breaks_the_protocol_is_told_before_the_work_has_ended(scheme:
         await channel.send(order())
         await happens(entered)
         await channel.send(Hello(run="run", node="alice", protocol=1))
-        assert await why_lost(channel) == "hello where a request was due"
+        assert await why_lost(channel) == "unexpected message 'hello', expected 'task_request'"
         deaf.set()

@@ -187,7 +187,7 @@ async def test_two_sides_with_different_stores_are_an_error_before_the_first_rou
     with pytest.raises(fedws.FedwsError, match=f"^bob at memory://bob: {message}$"):
         await run(stores, tmp_path / "run")
     assert not (tmp_path / "run" / "run.log").exists(), "no round has begun"
-    assert "bob: cannot read the test blob of the coordinator, which may use another store: " in caplog.text
+    assert "bob: the object store lacks the test blob of the coordinator, which may use another: " in caplog.text
     assert stores.left == []
 
 

@@ -2,8 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 from fedws.core.errors import LinkError, LinkLost, LinkRefused, ProtocolError
 from fedws.network.admission import MQTT_ALLOWANCE
@@ -13,6 +12,7 @@ from fedws.network.liveness import LivenessMonitor
 from fedws.network.mqtt.encryption import Payload
 from fedws.network.mqtt.endpoint import FrameEvent, LinkEndpoint
 from fedws.network.mqtt.flow_control import ReceivedFrame
+from fedws.network.mqtt.frame_sink import FrameSink
 from fedws.network.mqtt.frames import FrameKind, ProtectionLevel
 from fedws.protocol import encoder
 from fedws.protocol.close_codes import CloseCode, to_close_code, to_link_error, truncate_reason
@@ -21,32 +21,6 @@ from fedws.protocol.messages import Message
 _PLAIN_PING = bytes([FrameKind.PING])
 # Indexed by the first byte of the payload of a CLOSE.
 _CLOSE_CODES = (CloseCode.APPLICATION_ERROR, CloseCode.MESSAGE_REJECTED, CloseCode.TAKEN_OVER, CloseCode.NORMAL_CLOSURE)
-
-
-async def _do_nothing() -> None:
-    pass
-
-
-@dataclass(frozen=True)
-class FrameSink:
-    """The outgoing side of a link: the functions that publish its frames and report its events."""
-
-    publish: Callable[[bytes | bytearray, bool], int]
-    """Function that publishes a frame, reliably or not, and returns the packet size in bytes or raises LinkLost."""
-    packet_size: Callable[[int], int]
-    """Function from the size of a received frame to the size of its packet, both in bytes."""
-    max_payload_bytes: int
-    """Largest part of a message in one frame, in bytes."""
-    has_tls: bool
-    """True if the connection to the broker uses TLS."""
-    log_dropped: Callable[[str], object]
-    """Function that logs a dropped frame, described by its argument."""
-    on_authenticated: Callable[[], None] = lambda: None
-    """Callback when the peer is authenticated."""
-    on_closing: Callable[[], None] = lambda: None
-    """Callback before an authenticated link waits for the peer's CLOSE."""
-    on_closed: Callable[[], Awaitable[None]] = _do_nothing
-    """Callback when the link has ended."""
 
 
 class MqttChannel:
@@ -80,9 +54,10 @@ class MqttChannel:
 
     @property
     def encryption(self) -> str:
-        """Encryption of the link, of which the broker can decrypt TLS but not the payloads."""
+        """Encryption of the link. The broker can decrypt TLS, but not the payloads."""
         return ", ".join(
-            ["TLS to the broker"] * self._sink.has_tls + ["encrypted payloads"] * self._endpoint.encrypt_payloads
+            ["TLS from this side to the broker"] * self._sink.has_tls
+            + ["encrypted payloads"] * self._endpoint.encrypt_payloads
         )
 
     # ------------------------------------------------------------------ messages
@@ -236,7 +211,7 @@ class MqttChannel:
 
         The method does not wait for an unauthenticated peer.
         """
-        self._send_close(reason, code=code)
+        self._send_close(reason, code=code if reason else CloseCode.NORMAL_CLOSURE)
         try:
             if self.authenticated and not self._peer_done.is_set():
                 self._sink.on_closing()

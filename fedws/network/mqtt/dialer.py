@@ -8,9 +8,10 @@ from fedws.core.rate_limited_log import RateLimitedLog
 from fedws.network.base import Limits
 from fedws.network.mqtt import topics
 from fedws.network.mqtt.broker_url import BrokerAddress
-from fedws.network.mqtt.channel import FrameSink, MqttChannel
+from fedws.network.mqtt.channel import MqttChannel
 from fedws.network.mqtt.connection import BrokerConnection, packet_size
 from fedws.network.mqtt.endpoint import LinkEndpoint, LinkIds
+from fedws.network.mqtt.frame_sink import FrameSink
 from fedws.network.mqtt.frames import FrameKind, ProtectionLevel, pack_frame_header
 from fedws.network.mqtt.library import LastWill
 from fedws.network.mqtt.topics import EndToken

@@ -12,9 +12,10 @@ from fedws.network.admission import BoundedConnectionSet
 from fedws.network.base import Handler, Limits
 from fedws.network.mqtt import topics
 from fedws.network.mqtt.broker_url import BrokerAddress
-from fedws.network.mqtt.channel import FrameSink, MqttChannel
+from fedws.network.mqtt.channel import MqttChannel
 from fedws.network.mqtt.connection import BrokerConnection, packet_size
 from fedws.network.mqtt.endpoint import LinkEndpoint, LinkIds
+from fedws.network.mqtt.frame_sink import FrameSink
 from fedws.network.mqtt.frames import FrameKind, ProtectionLevel, pack_frame_header, parse_frame, parse_open
 from fedws.network.mqtt.library import LastWill
 from fedws.network.mqtt.presence import Presence

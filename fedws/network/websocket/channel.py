@@ -6,6 +6,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from fedws.core.errors import LinkError, LinkLost, ProtocolError
+from fedws.core.untrusted_text import to_printable
 from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES, Limits
 from fedws.network.body_transfer import BodyTransfers
 from fedws.network.websocket.incoming_connection import IncomingConnection, address_of
@@ -102,5 +103,5 @@ def _to_close_error(closed: ConnectionClosed, fault: str) -> LinkError:
     if closed.sent is not None and (
         closed.sent.reason or closed.sent.code in (CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY)
     ):
-        return to_link_error(CloseCode.NORMAL_CLOSURE, closed.sent.reason)
+        return LinkLost(to_printable(closed.sent.reason) or "closed")
     return LinkLost("connection lost")

@@ -17,7 +17,7 @@ OTHERS = (
 )
 """Files and folders of what does not run on a node, and of what bounds the lines."""
 ONCE = {
-    ("node/server.py", "resolve_node_credentials"),
+    ("node/node_credentials.py", "resolve_node_credentials"),
     ("core/private_files.py", "warn_if_exposed"),
     ("data/download.py", "_hold_file_lock"),
     ("data/download.py", "_download"),

@@ -45,11 +45,11 @@ def test_every_file_is_read_in_every_encoding(encode: Callable[[str], bytes], tm
 def test_other_encodings_are_an_error_that_names_the_remedy(data: bytes, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(data)
-    with pytest.raises(UsageError, match="^--plan .*file: not a text file in UTF-8; save it as UTF-8$"):
+    with pytest.raises(UsageError, match=r"^--plan .*file: not a text file in UTF-8; save it as UTF-8$"):
         read_plan_file(file)
-    with pytest.raises(UsageError, match="^--policy .*file: not a text file in UTF-8; save it as UTF-8$"):
+    with pytest.raises(UsageError, match=r"^--policy .*file: not a text file in UTF-8; save it as UTF-8$"):
         load_policy(file)
-    with pytest.raises(UsageError, match="^--key-file .*file: not a text file in UTF-8; save it as UTF-8$"):
+    with pytest.raises(UsageError, match=r"^--key-file .*file: not a text file in UTF-8; save it as UTF-8$"):
         load_network_key(file)
 
 

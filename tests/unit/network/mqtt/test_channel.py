@@ -7,9 +7,10 @@ import pytest
 
 from fedws.core.errors import LinkLost
 from fedws.network.base import Limits
-from fedws.network.mqtt.channel import FrameSink, MqttChannel
+from fedws.network.mqtt.channel import MqttChannel
 from fedws.network.mqtt.encryption import NoProtection
 from fedws.network.mqtt.endpoint import LinkEndpoint, LinkIds
+from fedws.network.mqtt.frame_sink import FrameSink
 from fedws.network.mqtt.frames import PING_PAYLOAD, FrameKind, ProtectionLevel, pack_frame_header
 from fedws.network.mqtt.topics import EndToken
 from tests.helpers.virtual_time import now, virtual
