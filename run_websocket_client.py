@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Starts the coordinator: the websocket client that dials the workers and drives the run."""
+"""Script that starts the coordinator, the websocket client that connects to the workers and drives the run."""
 
 import sys
 

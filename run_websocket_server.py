@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Starts a worker, or with --testing the evaluator: the websocket server that a coordinator dials."""
+"""Script that starts a worker, or with ``--testing`` the evaluator, as a websocket server for the coordinator."""
 
 import sys
 

@@ -1,1 +1,4 @@
-"""A dedicated evaluator as an application on public names of fedws: ``python -m evaluator --port 8780``."""
+"""Dedicated evaluator, an application that uses only the public names of fedws.
+
+Start it with ``python -m evaluator --port 8780``.
+"""

@@ -1,4 +1,4 @@
-"""The confusion matrix of a classifier on the evaluator's data."""
+"""Confusion matrix of a classifier on the evaluator's data."""
 
 import math
 from typing import Any
@@ -8,23 +8,23 @@ import torch
 import fedws
 
 MAX_MATRIX_CLASSES = math.isqrt(fedws.MAX_TABLE_CELLS)
-"""Number of classes of the largest matrix: a coordinator records no table with more than this, squared, in cells."""
+"""Maximum number of classes of a matrix; a coordinator does not record a table with more cells."""
 
 
 class ConfusionMatrix:
-    """Counts the samples of each class by the class that the model predicts for them."""
+    """Counter of samples by their true class and the class that the model predicts."""
 
     def __init__(self) -> None:
         self.num_classes: int | None = None
-        """Number of classes of the model; 0 for a model that is not a classifier, None before the first batch."""
+        """Number of classes of the model, 0 if it is not a classifier, or None before the first batch."""
         self._counts: torch.Tensor | None = None
 
     def observe(self, outputs: Any, targets: Any) -> None:
-        """Count one batch: outputs of shape [n, classes] and integer targets of shape [n].
+        """Count one batch of outputs, shape [n, classes], and integer targets, shape [n].
 
-        A target outside 0..classes-1, such as -100 for a sample to ignore, is not counted. Batches of any other form,
-        or of different numbers of classes, are not those of a classifier. Nothing is allocated for a model of more than
-        :data:`MAX_MATRIX_CLASSES` classes, since the coordinator chooses the model.
+        A target outside 0..classes-1, such as -100 for a sample to ignore, is not counted. A model whose batches have
+        another form, or different numbers of classes, is not treated as a classifier. Since the coordinator chooses
+        the model, no memory is allocated for more than :data:`MAX_MATRIX_CLASSES` classes.
         """
         classes = _count_classes(outputs, targets)
         self.num_classes = classes if self.num_classes in (None, classes) else 0
@@ -38,11 +38,10 @@ class ConfusionMatrix:
         self._counts = counts if self._counts is None else self._counts + counts
 
     def table(self, min_samples: int = 1) -> list[list[int]] | None:
-        """Return the matrix: a row for each true class, a column for each predicted one.
+        """Return the matrix, with a row for each true class and a column for each predicted class.
 
-        Return None for a model that is not a classifier or has more than :data:`MAX_MATRIX_CLASSES` classes. Return
-        None also where a cell counts fewer than ``min_samples`` samples but not zero: such a count says too much about
-        single samples.
+        Return None for a model that is not a classifier or has more than :data:`MAX_MATRIX_CLASSES` classes. Also
+        return None if a count is above zero but below ``min_samples``, since it could reveal individual samples.
         """
         if self._counts is None or bool(((self._counts > 0) & (self._counts < min_samples)).any()):
             return None
@@ -50,7 +49,7 @@ class ConfusionMatrix:
 
 
 def _count_classes(outputs: Any, targets: Any) -> int:
-    """Return the number of classes of a classifier's batch, which is 2 or more; 0 for any other batch."""
+    """Return the number of classes of a classifier's batch, which is at least 2, or 0 for any other batch."""
     if not isinstance(outputs, torch.Tensor) or not isinstance(targets, torch.Tensor):
         return 0
     if outputs.dim() != 2 or targets.dim() != 1 or len(outputs) != len(targets):

@@ -1,4 +1,4 @@
-"""The evaluator's task: what every evaluation reports, and a confusion matrix."""
+"""Task of the evaluator, which reports the metrics of every evaluation and a confusion matrix."""
 
 import functools
 import logging
@@ -12,10 +12,10 @@ log = logging.getLogger("fedws")
 
 @fedws.task_traits("metrics")
 def evaluate(request: fedws.TaskRequest, context: fedws.TaskContext) -> fedws.TaskResult:
-    """Evaluate the request's model on this node's data, and report its confusion matrix as the table ``confusion``.
+    """Evaluate the request's model on this node's data, and return its metrics and confusion matrix.
 
-    The coordinator writes the table to the record of the evaluation, under ``tables``. Without a matrix, as for a model
-    of too many classes, the result has its numbers alone.
+    The matrix is the table ``confusion``, which the coordinator writes to the record of the evaluation, under
+    ``tables``. Without a matrix, for example for a model with too many classes, the result has only the other metrics.
     """
     settings = context.parse_settings(request, fedws.EvalSettings)
     module = context.build_eval_model(settings, request.tensors)
@@ -27,11 +27,11 @@ def evaluate(request: fedws.TaskRequest, context: fedws.TaskContext) -> fedws.Ta
     return context.build_result(request, asdict(result) | ({} if table is None else {"confusion": table}))
 
 
-@functools.cache  # once for each node: a coordinator may ask for any number of evaluations
+@functools.cache  # log once per node: a coordinator may request any number of evaluations
 def _log_missing_matrix(node: str) -> None:
     """Log that ``node`` evaluates a model without a confusion matrix."""
     log.warning(
-        "%s: no confusion matrix for a model of more than %d classes; its results have the other metrics",
+        "%s: no confusion matrix for a model with more than %d classes; its results contain only the other metrics",
         node,
         MAX_MATRIX_CLASSES,
     )

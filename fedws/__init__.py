@@ -1,7 +1,7 @@
 """Federated learning across named devices over websockets.
 
-The names below are the public ones; everything else may change. They are imported when first used, so that
-``import fedws`` and ``fedws --help`` do not wait for torch.
+The names in ``__all__`` are public; all other names may change. Each public name is imported at its first use, so that
+``import fedws`` and ``fedws --help`` do not load torch.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""``python -m fedws`` is the command ``fedws``."""
+"""Entry point of ``python -m fedws``, which runs the command ``fedws``."""
 
 from fedws.cli.main import console
 

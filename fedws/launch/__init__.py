@@ -1,1 +1,1 @@
-"""Starts nodes as processes."""
+"""Launcher that starts nodes as processes."""

@@ -1,4 +1,4 @@
-"""The four default nodes as processes of this machine: started together, watched, always ended."""
+"""Launcher that starts, watches and always ends the four default nodes as processes of this machine."""
 
 import contextlib
 import subprocess
@@ -17,12 +17,12 @@ _SERVING_TEXT = " is serving at "
 
 
 class NodeProcesses:
-    """Processes of alice, bob, charlie and testing while the context lasts.
+    """Processes of alice, bob, charlie and testing, which run while the context is open.
 
-    ``flags`` are added to each one's command line, ``worker_flags`` to those with data to train on; ``on_line`` gets
-    each line that a node prints, with its id. With ``split_dataset`` each worker holds a third of the data set. Their
-    ports follow each other from ``first_port`` on; 0 takes free ones. The nodes end with this process, however it ends:
-    they watch their standard input.
+    The command line of every node gets ``flags``, and that of every worker also ``worker_flags``. ``on_line`` is called
+    with a node's id and each line that it prints. With ``split_dataset`` each worker holds a third of the data set.
+    The nodes listen on consecutive ports from ``first_port`` on, or on free ports if it is 0. They watch their standard
+    input, and therefore end with this process, however it ends.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class NodeProcesses:
         self._events: SimpleQueue[tuple[str, str]] = SimpleQueue()
         self._last_lines: dict[str, str] = {}
         self.urls: dict[str, str] = {}
-        """Where each node serves, once :meth:`wait_until_serving` returns."""
+        """URL of each node by its id, complete once :meth:`wait_until_serving` returns."""
 
     def __enter__(self) -> Self:
         for number, node in enumerate(NODE_IDS):
@@ -61,20 +61,24 @@ class NodeProcesses:
         return self
 
     def wait_until_serving(self, timeout: float = 600.0) -> None:
-        """Wait until every node serves. Raises RunFailed, with the node's last line, when one ends instead."""
+        """Wait until every node serves.
+
+        Raise RunFailed with a node's last line if it ends first. Also raise it if no node starts to serve for
+        ``timeout`` seconds.
+        """
         while len(self.urls) < len(NODE_IDS):
             try:
                 node, url = self._events.get(timeout=timeout)
             except Empty:
                 waiting = ", ".join(set(NODE_IDS) - set(self.urls))
-                raise RunFailed(f"no word from {waiting} in {timeout:g} s") from None
+                raise RunFailed(f"{waiting} did not start to serve within {timeout:g} s") from None
             if not url:
-                raise RunFailed(f"{node} has ended: {self._last_lines.get(node, 'it said nothing')}")
+                raise RunFailed(f"{node} ended before it served: {self._last_lines.get(node, 'no output')}")
             self.urls[node] = url
         self.urls = {node: self.urls[node] for node in NODE_IDS}
 
     def wait_for_exit(self) -> str:
-        """Wait until a node ends; gives its id."""
+        """Wait until a node ends, and return its id."""
         while True:
             node, url = self._events.get()
             if not url:

@@ -24,12 +24,12 @@ def rejected(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 @pytest.mark.parametrize("port", ["65536", "-1", "abc", "", "8780.0", "²", "9" * 5000])
 def test_a_wrong_port_is_named(port: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert f"argument --port: '{port}' is not a port; ports are 0 to 65535" in rejected(capsys, f"--port={port}")
+    assert f"argument --port: '{port}' is not a valid port; use 0 to 65535" in rejected(capsys, f"--port={port}")
 
 
 @pytest.mark.parametrize("name", ["", "a b", "-a", "a/b", "é", "a\n", "a" * 65])
 def test_a_name_that_no_plan_accepts_is_rejected(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert f"argument --id: {name!r} is not a node's name; use" in rejected(capsys, f"--id={name}")
+    assert f"argument --id: {name!r} is not a valid node id; use" in rejected(capsys, f"--id={name}")
 
 
 def test_names_are_those_of_a_plan() -> None:

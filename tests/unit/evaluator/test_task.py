@@ -60,7 +60,7 @@ def test_a_model_of_more_classes_is_evaluated_without_a_matrix(classes: int, cap
     assert "confusion" not in result.metrics
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert record.getMessage().startswith("testing: no confusion matrix for a model of more than 100 classes")
+    assert record.getMessage().startswith("testing: no confusion matrix for a model with more than 100 classes")
 
 
 def test_a_target_to_ignore_fails_no_evaluation() -> None:
