@@ -1,4 +1,4 @@
-"""A peer that says whatever it likes: websockets by hand, over a plain connection, one frame or one byte at a time."""
+"""A hostile peer, which sends any websocket frames over a plain connection, one frame or one byte at a time."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from fedws.protocol.decoder import Decoder
 from fedws.protocol.messages import Challenge, Hello, Message
 
 PATIENCE = 60.0
-"""Seconds that a hostile peer waits for what comes at once, or for the node to be rid of it."""
+"""Timeout in seconds of immediate answers, and of the node's end of a connection."""
 UPGRADE = (
     b"GET / HTTP/1.1\r\nHost: alice\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
@@ -23,12 +23,12 @@ TEXT, BINARY, CLOSE, PING = 1, 2, 8, 9
 
 
 def data(message: Message) -> bytes:
-    """A message's bytes."""
+    """Return the bytes of a message."""
     return b"".join(encoder.encode_message(message).fragments())
 
 
 def frame(payload: bytes, opcode: int = BINARY, *, fin: bool = True, rsv1: bool = False, claim: int = -1) -> bytes:
-    """A client's frame; ``claim`` is the length that it says it has."""
+    """Return a frame of a client; ``claim`` is the length in its header."""
     first = bytes([fin << 7 | rsv1 << 6 | opcode])
     length = len(payload) if claim < 0 else claim
     mask = os.urandom(4)
@@ -42,21 +42,21 @@ def frame(payload: bytes, opcode: int = BINARY, *, fin: bool = True, rsv1: bool 
 
 
 class Hostile:
-    """One connection to a node; nothing it does raises because the node has dropped it."""
+    """One connection to a node; its methods do not raise if the node has dropped it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
     async def say(self, *pieces: bytes) -> None:
-        """Send these bytes, each piece in a packet of its own where the system lets it."""
+        """Send these bytes, each piece in a packet of its own if the system allows it."""
         with contextlib.suppress(ConnectionError):
             for piece in pieces:
                 self._writer.write(piece)
                 await self._writer.drain()
 
     async def upgrade(self, more: bytes = b"") -> bytes:
-        """Become a websocket; gives the head of the node's answer, or nothing when it has dropped us."""
+        """Upgrade to a websocket; return the head of the node's answer, empty if it has dropped the connection."""
         await self.say(UPGRADE + more + b"\r\n")
         try:
             async with asyncio.timeout(PATIENCE):
@@ -65,7 +65,7 @@ class Hostile:
             return b""
 
     async def hear(self) -> Message | None:
-        """The node's next message; None when it ends the link instead."""
+        """Return the node's next message, or None if it ends the link instead."""
         decoder = Decoder()
         try:
             async with asyncio.timeout(PATIENCE):
@@ -84,7 +84,7 @@ class Hostile:
             return None
 
     async def challenged(self, hello: Hello) -> Challenge | None:
-        """Become a websocket and say who is calling."""
+        """Upgrade to a websocket, and send a ``hello``."""
         await self.upgrade()
         await self.say(frame(data(hello)))
         answer = await self.hear()
@@ -92,7 +92,7 @@ class Hostile:
         return answer
 
     async def dropped(self) -> bytes:
-        """Wait until the node has ended the connection; gives what it said."""
+        """Wait until the node has ended the connection; return the bytes it sent."""
         said = b""
         with contextlib.suppress(ConnectionError):
             async with asyncio.timeout(PATIENCE):
@@ -101,13 +101,13 @@ class Hostile:
         return said
 
     def abort(self) -> None:
-        """Gone, without a word."""
+        """Abort the connection without a close frame."""
         self._writer.transport.abort()
 
 
 @contextlib.asynccontextmanager
 async def hostile(url: str, source: str = "") -> AsyncIterator[Hostile]:
-    """A connection to a node, from an address of this machine, dropped at the end."""
+    """Open a connection to a node, from an address of this machine, and drop it at the end."""
     place = urlsplit(url)
     own = (source, 0) if source else None
     reader, writer = await asyncio.open_connection(place.hostname, place.port, local_addr=own)
@@ -119,12 +119,12 @@ async def hostile(url: str, source: str = "") -> AsyncIterator[Hostile]:
 
 
 def hello(run: str = "rough", node: str = "alice") -> Hello:
-    """Of somebody who would have a key."""
+    """Return the ``hello`` of a peer that claims to have the key."""
     return Hello(run=run, node=node, protocol=encoder.PROTOCOL_VERSION, nonce=handshake.create_nonce())
 
 
 def many_files(wanted: int = 4096) -> None:
-    """Let this process, and those that it starts, have so many connections; fewer where the system allows fewer."""
+    """Allow this process and its children so many connections, or as many as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft < most:

@@ -1,4 +1,4 @@
-"""A live worker, beset over real sockets by strangers and by a member who asks too much; and an honest run beside them.
+"""A live worker, attacked over real sockets by strangers and by a member with excessive requests, beside an honest run.
 
 Certificates that are expired or foreign are in ``tests/network/test_tls.py``.
 """
@@ -25,10 +25,10 @@ from tests.helpers.support import TAKEOVER, require
 
 KEY = bytes.fromhex("5e" * 32)
 BOUND = 32 * 2**20
-"""Bytes by which the worker's peak of memory may grow under abuse. Measured: 7.3 MiB."""
+"""Largest growth of the worker's peak memory under attack, in bytes. Measured: 7.3 MiB."""
 IDLE, HALF, EACH = 500, 200, 4
 APART = 4.0
-"""Seconds before a stranger who was dropped comes again: then about 200 of them come in a second."""
+"""Seconds before a dropped stranger connects again; about 200 of them then connect per second."""
 ROUNDS = ("--rounds", "4", "--dataset", "digits", "--batch-size", "16")
 
 
@@ -42,7 +42,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
 
 @pytest.fixture(scope="module")
 def node(processes: Processes) -> Command:
-    """A worker whose owner lets it train, and nothing else."""
+    """Serve a worker whose owner allows only training."""
     (processes.folder / "policy.toml").write_text('tasks = ["fedavg.fit"]\n')
     flags = ("--dataset", "digits", "--peer-timeout", "6", "--policy", "policy.toml")
     return processes.fork("worker", *identity("alice"), *flags)
@@ -54,7 +54,7 @@ def url(node: Command) -> str:
 
 
 async def honest(processes: Processes, url: str, name: str) -> str:
-    """A run on that worker must go well; gives its model's digest."""
+    """Check that a run on that worker succeeds; return the digest of its model."""
     run = processes.fork("run", *dialling({"alice": url}), "--run-dir", name, *ROUNDS)
     assert await asyncio.to_thread(run.end) == 0, run.everything
     return hashlib.sha256((processes.folder / name / "model.safetensors").read_bytes()).hexdigest()
@@ -62,13 +62,13 @@ async def honest(processes: Processes, url: str, name: str) -> str:
 
 @pytest.fixture(scope="module")
 def undisturbed(processes: Processes, url: str) -> str:
-    """The model of a run that nobody disturbs."""
+    """Return the digest of the model of a run without attacks."""
     return asyncio.run(honest(processes, url, "undisturbed"))
 
 
 @contextlib.asynccontextmanager
 async def member(url: str) -> AsyncIterator[tuple[Hostile, Hello, Proof]]:
-    """A link of somebody who knows the key, with what passed for it."""
+    """Open a link of a peer with the key; return it with the messages of its handshake."""
     async with hostile(url) as peer:
         called = hello()
         challenge = await peer.challenged(called)
@@ -95,11 +95,11 @@ async def test_a_header_of_4_gb_is_refused_by_its_length(url: str) -> None:
     async with hostile(url) as peer:
         await peer.upgrade()
         await peer.say(frame(encoder.MAGIC + b"\1\0\0\0\xff\xff\xff\xff"))
-        assert b"header of 4294967295 bytes; at most 524288" in await peer.dropped()
+        assert b"header of 4294967295 bytes exceeds the limit of 524288" in await peer.dropped()
 
 
 async def test_a_deflate_bomb_is_never_inflated(url: str) -> None:
-    """Compression is offered and not agreed on; the frame that uses it all the same is an error."""
+    """The peer offers compression, which the node does not accept; a compressed frame is then an error."""
     async with hostile(url) as peer:
         head = await peer.upgrade(DEFLATE)
         assert head.startswith(b"HTTP/1.1 101 ") and b"deflate" not in head
@@ -108,12 +108,12 @@ async def test_a_deflate_bomb_is_never_inflated(url: str) -> None:
 
 
 async def dribble_an_upgrade(peer: Hostile) -> None:
-    """Until the node has had enough."""
+    """Send one byte at a time until the node drops the connection."""
     await dribble(peer, UPGRADE + b"X-More: " + b"x" * 10_000)
 
 
 async def dribble_a_message(peer: Hostile) -> None:
-    """The same, as a websocket."""
+    """Do the same after the upgrade to a websocket."""
     await peer.upgrade()
     await dribble(peer, frame(data(hello())) + frame(bytes(10_000)))
 
@@ -161,17 +161,17 @@ async def test_an_order_for_another_or_a_second_time_ends_the_link(url: str) -> 
     order = TaskRequest(request_id="1", worker="alice", round=1, task="evaluate")
     async with member(url) as (peer, _, _):
         await peer.say(frame(data(order)), frame(data(order)))
-        assert b"request 1 a second time" in await peer.dropped()
+        assert b"duplicate request '1'" in await peer.dropped()
     async with member(url) as (peer, _, _):
         await peer.say(frame(data(TaskRequest(request_id="1", worker="bob", round=1, task="evaluate"))))
-        assert b"a request for bob; this is alice" in await peer.dropped()
+        assert b"request is for bob, not for alice" in await peer.dropped()
 
 
 # --------------------------------------------------------------------------- all at once
 
 
 class Crowd:
-    """Strangers who come again and again, until they are told that it is over."""
+    """Strangers that connect again and again until the test ends them."""
 
     def __init__(self, url: str, recorded: tuple[Hello, Proof]) -> None:
         self._url = url
@@ -191,7 +191,7 @@ class Crowd:
         }
 
     async def besiege(self) -> None:
-        """All of them, until :meth:`end`; raises what one of them raises."""
+        """Run all of them until :meth:`end`; raise the error of the first that fails."""
         async with asyncio.TaskGroup() as group:
             for name, (count, kind) in self.kinds.items():
                 for number in range(count):
@@ -201,7 +201,7 @@ class Crowd:
         self._over.set()
 
     async def all_there(self) -> None:
-        """Wait until each has come once."""
+        """Wait until each has connected once."""
         async with asyncio.timeout(PATIENCE):
             while any(self.came[name] < count for name, (count, _) in self.kinds.items()):
                 await asyncio.sleep(0.01)  # between two looks
@@ -261,7 +261,7 @@ class Crowd:
 async def test_an_honest_run_beside_all_of_them_is_the_same(
     processes: Processes, node: Command, url: str, undisturbed: str
 ) -> None:
-    require(sys.platform.startswith("linux"), "the peak of another process's memory is not here")
+    require(sys.platform.startswith("linux"), "the peak memory of another process is only available on Linux")
     async with member(url) as (_, called, recorded):
         pass
     before, crowd = most_memory(node.pid), Crowd(url, (called, recorded))
@@ -283,7 +283,7 @@ async def test_an_honest_run_beside_all_of_them_is_the_same(
 
 
 async def all_gone(node: Command) -> None:
-    """Wait until the worker has closed every one of their connections."""
+    """Wait until the worker has closed all their connections."""
     process = psutil.Process(node.pid)
     async with asyncio.timeout(PATIENCE):
         while any(link.status == psutil.CONN_ESTABLISHED for link in process.net_connections("tcp")):
@@ -294,7 +294,7 @@ async def all_gone(node: Command) -> None:
 async def test_of_hundreds_at_once_no_more_than_so_many_wait_at_the_door(
     node: Command, url: str, count: int, opened: bool
 ) -> None:
-    """And those not for long; the others are dropped as soon as more come."""
+    """They do not wait long; the others are dropped as soon as more connect."""
     await all_gone(node)
     async with contextlib.AsyncExitStack() as stack:
         peers = [await stack.enter_async_context(hostile(url)) for _ in range(count)]

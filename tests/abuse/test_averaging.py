@@ -1,4 +1,4 @@
-"""A coordinator that has the same samples noised again under another run's id, to average the noise away."""
+"""A coordinator that requests new noise on the same samples under the id of another run, to average the noise out."""
 
 from collections.abc import Iterator
 from dataclasses import fields, make_dataclass
@@ -23,8 +23,8 @@ from tests.helpers.mistnet_requests import extraction, order, part, strategy
 from tests.helpers.plugin_cleanup import forgotten as forgotten
 
 WHY = (
-    "the uploads that the policy here allows for a coordinator, 1, have left: one more has new noise on the same "
-    "samples, and could be averaged with them; to allow it, set max_uploads = 2 in the node's --policy"
+    "policy: the limit of 1 uploads for this coordinator is reached: another one has new noise on the same "
+    "samples, so averaging them weakens the noise; to allow it, set max_uploads = 2 in the node's --policy"
 )
 
 
@@ -41,7 +41,7 @@ def node(folder: Path, *, log: bool = True, dataset: str = "points", state: bool
 
 
 def upload(worker: Worker, run: str, coordinator: str = "lab", peer: str = "", dataset: str = "points") -> str:
-    """Have features made and sent; gives why not, if they were not."""
+    """Request an upload of features; return the reason if it is refused."""
     worker.start_run(RunClaim(run, coordinator), *([peer] if peer else []))
     asked = extraction(changes={"dataset": dataset})
     for number, request in enumerate((asked, part(0, 60), part(60, 60), order(strategy().configure_acknowledgement()))):
@@ -56,7 +56,7 @@ REFUSED = f"0: refused, permanent: {WHY}"
 
 @pytest.mark.parametrize("log", [True, False])
 def test_one_upload_leaves_and_no_other_runs_is_made(log: bool, tmp_path: Path) -> None:
-    """With epsilon 2, 31 runs gave 99.999 % of the bits."""
+    """With epsilon 2, 31 runs revealed 99.999 % of the bits."""
     worker = node(tmp_path, log=log)
     assert [upload(worker, run) for run in ("first", "second", "third")] == ["sent", REFUSED, REFUSED]
     assert upload(worker, "first", "other lab") == REFUSED, "anyone can call himself anything"
@@ -72,7 +72,7 @@ def test_one_upload_leaves_and_no_other_runs_is_made(log: bool, tmp_path: Path) 
 
 @pytest.mark.usefixtures("forgotten")
 def test_runs_without_an_id_get_no_features_of_any_task(tmp_path: Path) -> None:
-    """All of them would be one run, whose own upload does not count against it."""
+    """All of them would count as one run, whose own upload does not count against it."""
 
     @registry.register("task", "sends.features", releases="features")
     def sends(order: TaskRequest, workspace: TaskContext) -> TaskResult:
@@ -103,7 +103,7 @@ def test_features_of_two_runs_that_were_made_first_leave_once(tmp_path: Path) ->
 def test_the_owner_can_allow_more(tmp_path: Path) -> None:
     worker = node(tmp_path, max_uploads=2)
     assert [upload(worker, run) for run in ("first", "second")] == 2 * ["sent"]
-    assert upload(worker, "third") == REFUSED.replace("coordinator, 1,", "coordinator, 2,").replace("= 2", "= 3")
+    assert upload(worker, "third") == REFUSED.replace("limit of 1", "limit of 2").replace("= 2", "= 3")
 
 
 def test_each_coordinator_with_a_certificate_gets_one_of_each_data_set(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_an_upload_to_who_showed_no_certificate_counts_for_all(tmp_path: Path) -
 
 
 def test_new_noise_for_a_run_whose_noise_is_lost_counts_as_another_upload(tmp_path: Path) -> None:
-    """A node without a folder forgets what it noised when it ends; its log does not."""
+    """A node without a folder loses its noised features when it ends, but not its audit log."""
     assert upload(node(tmp_path, state=False), "first") == "sent"
     assert upload(node(tmp_path, state=False), "first") == REFUSED
 
@@ -144,7 +144,7 @@ def test_uploads_in_a_log_of_an_earlier_version_count_for_every_data_set_and_coo
 
 
 def test_features_of_another_data_set_do_not_leave_under_the_name_of_this_one(tmp_path: Path) -> None:
-    """They would count for the wrong data set, and another upload of the right one would be allowed."""
+    """They would count for the wrong data set, so another upload of the right one would be allowed."""
     worker = node(tmp_path)
     worker.start_run(RunClaim("first", "lab"))
     assert isinstance(worker.execute(extraction()), TaskResult)
@@ -153,7 +153,7 @@ def test_features_of_another_data_set_do_not_leave_under_the_name_of_this_one(tm
     answer = other.execute(part(0, 60))
     assert (
         isinstance(answer, TaskFailure)
-        and answer.reason == "the features of this run are of points; alice holds others"
+        and answer.reason == "the features of this run are from 'points', but alice has 'others'"
     )
     assert upload(node(tmp_path), "second") == "sent"
     assert upload(node(tmp_path), "first") == REFUSED

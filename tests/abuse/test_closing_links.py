@@ -1,4 +1,4 @@
-"""Members whose links a node closes, and who do not close them: their number is bounded."""
+"""Members whose links a node closes, and which do not close them; their number is bounded."""
 
 import asyncio
 import contextlib
@@ -15,9 +15,9 @@ from tests.abuse.hostile import Hostile, data, frame, hostile, many_files
 from tests.helpers.federation import worker
 
 LIMITS = Limits(peer_timeout=6000.0)
-"""A link that is not ended for another reason lives longer than a test."""
+"""Limits under which a link lives longer than a test, unless it is ended for another reason."""
 MORE = MAX_PENDING_CONNECTIONS + 30
-"""Links that are closed, one after the other."""
+"""Number of links that are closed, one after the other."""
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> set[IncomingConnection]:
 
 
 async def called(peer: Hostile, run: str) -> Message | None:
-    """Call alice; return what she answers."""
+    """Call alice; return her answer."""
     await peer.upgrade()
     await peer.say(frame(data(Hello(run=run, node="alice", protocol=1))))
     return await peer.hear()

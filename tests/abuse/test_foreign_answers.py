@@ -1,4 +1,4 @@
-"""What is no node, or closes a link, with control characters in HTTP or in its reason: a printable line."""
+"""Servers that are not a node, or that close a link, with control characters in their texts: errors stay printable."""
 
 import asyncio
 import contextlib
@@ -58,7 +58,7 @@ async def test_an_answer_of_something_that_is_no_node(what: str, capsys: pytest.
 
 @pytest.mark.parametrize("scheme", ["ws", "http"])
 async def test_a_redirect_is_not_followed(scheme: str) -> None:
-    """It would have the coordinator connect to a place in its own network, or end its run as if the plan were wrong."""
+    """It could lead the coordinator into its own network, or end its run as if the plan were wrong."""
     connections = []
     server = await asyncio.start_server(lambda reader, writer: connections.append(writer), "127.0.0.1", 0)
     async with server:

@@ -1,4 +1,4 @@
-"""Peers with control characters and 500,000 characters in every text: no line of log, record or terminal obeys them."""
+"""Peers with control characters and 500,000 characters in every text: no log, record or terminal is affected."""
 
 import contextlib
 import dataclasses
@@ -42,20 +42,20 @@ HOSTILE = "\x1b[2J\x9b2J\r\n\x00\u202e\u2028\ufeff"
 SHORT = HOSTILE + "x" * 60
 LONG = HOSTILE + "x" * 500_000
 HANDSHAKE = HOSTILE + "x" * 60_000
-"""As long as it may be before a proof."""
+"""Largest size of a message before a proof."""
 PREFIX = 60
-"""Characters that a handler or a command puts before a line: the time, its name."""
+"""Number of characters before a line: the time and the name."""
 TEXTS: list[object] = [str, Identifier, PrintableText, DatasetName, Json]
 SECRET = "ab" * 32
 
 
 def texts(kind: type[Message]) -> list[str]:
-    """The fields of a message that hold text."""
+    """Return the fields of a message that contain text."""
     return [field.name for field in dataclasses.fields(kind) if field.type in TEXTS]
 
 
 def hostile(message: Message, name: str, text: str) -> Message:
-    """The message with a hostile text in that field, or in that key of a map; a map gets it as a key too."""
+    """Return the message with a hostile text in that field or key of a map; a map also gets it as a key."""
     name, _, key = name.partition(".")
     value: Any = text
     if key or name in ("settings", "metrics"):
@@ -84,7 +84,7 @@ def _points(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def lines() -> Iterator[list[str]]:
-    """Every line that a program which uses the library would log, debug lines and tracebacks too."""
+    """Return every line that a program with the library would log, with debug lines and tracebacks."""
     found: list[str] = []
     handler, log = logging.Handler(), logging.getLogger("fedws")
     handler.emit = lambda record: found.extend(logging.Formatter().format(record).split("\n"))  # type: ignore[method-assign]
@@ -97,7 +97,7 @@ def lines() -> Iterator[list[str]]:
 
 
 def terminal(error: BaseException, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """What a command prints for an error, with its traceback."""
+    """Return the output of a command for an error, with its traceback."""
 
     def work() -> int:
         raise error
@@ -108,7 +108,7 @@ def terminal(error: BaseException, capsys: pytest.CaptureFixture[str]) -> list[s
 
 
 def kept(folder: Path) -> list[str]:
-    """Every line of a run's log and every text of its record."""
+    """Return every line of a run's log and every text of its record."""
     found: list[str] = []
     for path in folder.rglob("run.log"):
         found += path.read_text(encoding="utf-8").split("\n")
@@ -133,7 +133,7 @@ def greets_with(message: Message) -> Node:
 
 
 def answers_with(answer: Message, *fields: str) -> Node:
-    """Welcome the run, and give each order an answer that is right but for the hostile text."""
+    """Send a ``welcome``, and answer each request correctly except for the hostile text."""
 
     async def node(channel: Channel) -> None:
         await channel.receive()
@@ -217,7 +217,7 @@ async def test_a_run_with_a_hostile_evaluator(name: str, text: str, tmp_path: Pa
 async def test_a_worker_and_a_hostile_order(
     name: str, text: str, tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The answer, or the reason of its close, is fit for a terminal too."""
+    """The answer, or the reason of the close, is fit for a terminal too."""
     monkeypatch.setattr("fedws.node.server.load_default_credentials", lambda: fedws.security.credentials.INSECURE)
     log = audit_log.AuditLog(tmp_path / "alice.jsonl")
     node = fedws.Worker("alice", "points", Points(Path(), True), policy=DEFAULT_POLICY, audit_log=log)
@@ -245,6 +245,6 @@ async def test_a_worker_and_a_hostile_caller(
 
 
 def test_every_message_is_among_the_attacks() -> None:
-    """So is one that is added."""
+    """This includes messages that are added later."""
     tried = {type(message) for message in GREETINGS} | {TaskFailure, TaskResult, TaskRequest, Hello}
     assert {kind for kind in MESSAGE_TYPES.values() if texts(kind)} <= tried

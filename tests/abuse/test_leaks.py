@@ -1,4 +1,4 @@
-"""A coordinator that reads labels from what becomes of its requests to train."""
+"""A coordinator that infers labels from the outcome of its training requests."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ UNIFORM = ("failed", "the task failed on its data (see the log of alice)", "")
 
 
 class Few:
-    """Thirty points with labels from 0 to 9; counts how often one is read."""
+    """A data set of thirty points with labels from 0 to 9, which counts its reads."""
 
     def __init__(self) -> None:
         self.targets = torch.arange(30) % 10
@@ -43,7 +43,7 @@ def worker(data: Any, folder: Path, tasks: Any = None, **policy: Any) -> Worker:
 
 
 def gradient(number: int, outputs: int, task: str = "fedsgd.gradient", **settings: Any) -> TaskRequest:
-    """A request for a gradient of a model with so few outputs that a label may be beyond them."""
+    """Return a request for the gradient of a model with so few outputs that a label may be beyond them."""
     model = f"linear:inputs=2,outputs={outputs}"
     tensors = registry.build_piece("model", model).state_dict()
     asked = {"model": model, "dataset": "few", **settings}
@@ -60,18 +60,18 @@ def told(answer: TaskResult | TaskFailure) -> Any:
     "size", [{"batch_size": 1, "max_local_batches": 1}, {"batch_size": 24, "max_local_batches": 1}]
 )
 def test_a_label_cannot_be_read_where_an_update_must_be_of_more_samples(size: dict[str, Any], tmp_path: Path) -> None:
-    """The request failed for a label beyond the outputs, and was refused for any other: 30 labels in 104 requests."""
+    """The request failed for a label beyond the outputs, and was refused otherwise: 30 labels in 104 requests."""
     data = Few()
     node = worker(data, tmp_path, min_samples=25)
     answers = {told(node.execute(gradient(number, outputs=1 + number % 10, **size))) for number in range(1, 31)}
     used = size["batch_size"] * size["max_local_batches"]
-    how = f"those of this request may be of {used}: use a larger --batch-size, or more batches"
-    assert answers == {("refused", f"the policy here requires 25 samples behind a number; {how}", "permanent")}
+    how = f"this request may use only {used}; use a larger --batch-size or more batches"
+    assert answers == {("refused", f"policy: each released value requires at least 25 samples, {how}", "permanent")}
     assert data.read == 0, "nothing was computed"
 
 
 def test_failures_on_data_are_one_answer_and_count_for_the_day(tmp_path: Path) -> None:
-    """Whether all labels are below some number is a bit; a day has as many of them as rounds."""
+    """Each failure reveals one bit, such as whether all labels are below a number; a day allows as many as rounds."""
     node = worker(Few(), tmp_path, min_samples=25, max_answers_per_day=4)
     answers = [told(node.execute(gradient(number, outputs=number))) for number in (5, 10, 9, 11, 8, 7)]
     assert answers[:4] == [UNIFORM, "a report", UNIFORM, "a report"]
@@ -81,7 +81,7 @@ def test_failures_on_data_are_one_answer_and_count_for_the_day(tmp_path: Path) -
 
 
 class Raising(Few):
-    """Samples of which the last one has an error of its own; the first is checked as the node starts."""
+    """A data set whose last sample raises an error of its own; the node checks the first one at its start."""
 
     def __init__(self, error: BaseException | torch.Tensor) -> None:
         super().__init__()
@@ -121,8 +121,8 @@ def test_what_a_request_alone_decides_keeps_its_text_and_does_not_count(tmp_path
         (gradient(1, 10, loss="none"), "unknown loss 'none'"),
         (gradient(2, 10, "fedavg.fit", optimizer="none"), "unknown optimizer 'none'"),
         (gradient(3, 10, lr=-1.0), "settings: lr: "),
-        (gradient(4, 10, model="linear:inputs=2,outputs=3"), "model linear:inputs=2,outputs=3 is another one on alice"),
-        (gradient(5, 10, drop_last=True, batch_size=31), "alice holds 30 samples, less than one batch of 31"),
+        (gradient(4, 10, model="linear:inputs=2,outputs=3"), "model 'linear:inputs=2,outputs=3' differs on alice"),
+        (gradient(5, 10, drop_last=True, batch_size=31), "alice has 30 samples, less than one batch of 31"),
     ):
         answer = node.execute(asked)
         assert isinstance(answer, TaskFailure) and answer.reason.startswith(why), answer
@@ -130,7 +130,7 @@ def test_what_a_request_alone_decides_keeps_its_text_and_does_not_count(tmp_path
 
 
 def test_a_failing_request_counts_also_while_an_upload_is_sent(tmp_path: Path) -> None:
-    """Those of a run whose features had left were not counted before the task, and a failure not after it."""
+    """Requests of a run with uploaded features were not counted before the task, nor were their failures after it."""
 
     @fedws.task_traits("features")
     def upload(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:

@@ -1,4 +1,4 @@
-"""Strangers with an address each, over real sockets: they fill a door, and slow callers get through."""
+"""Strangers with an address each, over real sockets: they fill the limit of callers, but slow members get through."""
 
 import asyncio
 import contextlib
@@ -17,9 +17,9 @@ from tests.helpers.keyed_runs import KEY, SECRET
 from tests.helpers.support import require
 
 SLOW = 10
-"""Slow handshakes, one after the other."""
+"""Number of slow handshakes, one after the other."""
 BETWEEN = MAX_PENDING_CONNECTIONS // 2 + 4
-"""Strangers that come between two steps of one."""
+"""Number of strangers that connect between two steps of a handshake."""
 pytestmark = pytest.mark.usefixtures("points")
 
 
@@ -30,7 +30,7 @@ def points() -> object:
 
 
 class Strangers:
-    """Come one after the other, each from an address of its own, and stay until they are dropped."""
+    """Strangers that connect one after the other, each from an address of its own, and stay until they are dropped."""
 
     def __init__(self, url: str, act: Callable[[Hostile], Awaitable[object]]) -> None:
         self._url = url
@@ -49,7 +49,7 @@ class Strangers:
         await self._stack.aclose()
 
     async def come(self, count: int) -> None:
-        """Let so many more come; return when the door is no fuller than before, also if one had to leave it."""
+        """Let so many more connect; return when as many callers wait as before, even if one had to leave."""
         for _ in range(count):
             self._came += 1
             source = f"127.1.{self._came >> 8}.{self._came & 255}"
@@ -72,7 +72,7 @@ async def answer(peer: Hostile, message: Hello | Message) -> Message | None:
 
 
 async def test_slow_callers_get_through_a_flood_from_many_addresses() -> None:
-    """All of them, where the strangers send nothing: who has sent more than half of the others keeps its place."""
+    """All get through if the strangers send nothing: a caller that has sent more than half of the others stays."""
     require(sys.platform == "linux", "only here all of 127.0.0.0/8 is this machine")
     many_files()
     through = 0

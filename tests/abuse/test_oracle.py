@@ -1,4 +1,4 @@
-"""A coordinator that reads the evaluator's pictures through the scores of models that it makes for that."""
+"""A coordinator that reads the evaluator's pictures from the scores of models made for that purpose."""
 
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def node(folder: Path, **policy: Any) -> Worker:
 
 
 def brighter(number: int, threshold: float, pixel: int = 0, weight: float = 1e6) -> TaskRequest:
-    """A request to score a model whose prediction is 1 where that pixel is brighter, else 0."""
+    """Return a request to evaluate a model whose prediction is 1 if that pixel is brighter, else 0."""
     weights = torch.zeros(2, 4)
     weights[1, pixel] = weight
     tensors = {"dense.weight": weights, "dense.bias": torch.tensor([0.0, -weight * threshold])}
@@ -48,7 +48,7 @@ def brighter(number: int, threshold: float, pixel: int = 0, weight: float = 1e6)
 
 
 def search(worker: Worker, steps: int) -> tuple[float, list[TaskResult | TaskFailure]]:
-    """The brightest first pixel, by bisection, and what the evaluator answered."""
+    """Return the brightest first pixel, found by bisection, and the evaluator's answers."""
     low, high, answers = 0.0, 1.0, []
     for number in range(steps):
         middle = (low + high) / 2
@@ -59,7 +59,7 @@ def search(worker: Worker, steps: int) -> tuple[float, list[TaskResult | TaskFai
 
 
 def test_a_day_has_no_more_scores_than_the_policy_allows(tmp_path: Path) -> None:
-    """784 pixels of one picture were read in 9,460 requests, of any number that was answered."""
+    """Without a limit, 784 pixels of one picture were read in 9,460 requests."""
     found, answers = search(node(tmp_path, max_answers_per_day=3), 12)
     assert [isinstance(answer, TaskResult) for answer in answers] == 3 * [True] + 9 * [False]
     assert {answer.code for answer in answers[3:] if isinstance(answer, TaskFailure)} == {"retry_later"}
@@ -70,7 +70,7 @@ def test_a_day_has_no_more_scores_than_the_policy_allows(tmp_path: Path) -> None
 
 
 def test_without_a_limit_a_pixel_can_be_read(tmp_path: Path) -> None:
-    """What the page says that the owner of an evaluator gives away, also with a policy that wants many samples."""
+    """The security page states this risk for the owner of an evaluator, even if the policy requires many samples."""
     found, _ = search(node(tmp_path, min_samples=40), 20)
     assert abs(found - 0.7) < 1e-5
 
@@ -95,7 +95,7 @@ def test_a_histogram_with_a_cell_of_too_few_samples_does_not_leave(
 
 
 def test_the_loss_of_a_score_is_rounded(tmp_path: Path) -> None:
-    """Else one pixel, times a small weight, could be read from its last digits."""
+    """Otherwise one pixel, times a small weight, could be read from its last digits."""
     worker, losses = node(tmp_path), []
     for pixel in (1, 2):
         answer = worker.execute(brighter(pixel, 0.25, pixel, weight=1e-5))
@@ -105,7 +105,7 @@ def test_the_loss_of_a_score_is_rounded(tmp_path: Path) -> None:
 
 
 def test_one_score_tells_digits_of_one_sample_where_the_model_ignores_the_others(tmp_path: Path) -> None:
-    """What the page says that neither ``samples`` nor the rounding prevents; only the number of scores does."""
+    """As the page states, neither ``samples`` nor rounding prevents this; only the number of scores does."""
     mlp = "mlp:inputs=4,hidden=1,outputs=2"
     tensors = {
         "fc1.weight": torch.eye(4)[:1],
@@ -125,7 +125,7 @@ def test_one_score_tells_digits_of_one_sample_where_the_model_ignores_the_others
 @pytest.mark.parametrize("size", [1, 8, 128])
 @pytest.mark.parametrize("index", [0, 39])
 def test_a_warning_is_of_as_many_samples_as_a_number(size: int, index: int, tmp_path: Path) -> None:
-    """It was of the first batch, whose size the coordinator chooses, and so of one sample."""
+    """It was of the first batch, whose size the coordinator chooses, so it could be of one sample."""
     data = Pictures()
     data.pixels[:, 3] = 0.0
     data.pixels[index, 3] = 1.0
@@ -148,7 +148,7 @@ def test_a_warning_is_of_as_many_samples_as_a_number(size: int, index: int, tmp_
 
 
 class Logits(torch.nn.Linear):
-    """A model of an owner's, whose outputs are not log-probabilities by themselves."""
+    """A model of an owner, whose outputs are not log-probabilities by themselves."""
 
     def __init__(self) -> None:
         super().__init__(4, 2)

@@ -21,18 +21,18 @@ WORKERS = ("alice", "bob", "charlie")
 
 
 def main() -> int:
-    """One run, or one of each."""
+    """Run one federation, or one with each quorum, and return the exit status."""
     flags = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     add = flags.add_argument
-    add("--seed", type=int, default=1, help="of the faults (1)")
-    add("--rounds", type=int, default=40, help="(40)")
-    add("--faults", type=int, default=45, help="how many (45)")
+    add("--seed", type=int, default=1, help="seed of the faults (1)")
+    add("--rounds", type=int, default=40, help="number of rounds (40)")
+    add("--faults", type=int, default=45, help="number of faults (45)")
     add("--peer-timeout", type=float, default=2.5, help="seconds after which a node counts as lost (2.5)")
-    add("--full", action="store_true", help="only with full quorum")
-    add("--min-results", type=int, default=0, help="only with this quorum")
-    add("--algorithm", default="", help="another than fedavg; the weights are compared for fedavg alone")
-    add("--bound", type=float, default=1800, help="seconds for one run (1800)")
-    add("--keep", action="store_true", help="leave the runs and all that was printed, also where all is well")
+    add("--full", action="store_true", help="run only with full quorum")
+    add("--min-results", type=int, default=0, help="run only with this quorum")
+    add("--algorithm", default="", help="algorithm instead of fedavg; weights are compared for fedavg only")
+    add("--bound", type=float, default=1800, help="timeout of one run in seconds (1800)")
+    add("--keep", action="store_true", help="keep the runs and all output, also after a success")
     given = flags.parse_args()
     quorums = ([0] if given.full else []) + ([given.min_results] if given.min_results else [])
     quorums = quorums or ([0] if given.algorithm else [0, 2])

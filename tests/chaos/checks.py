@@ -17,16 +17,16 @@ from tests.helpers.processes import Command
 from tests.helpers.support import recorded
 
 ROUND = re.compile(r"(?:Training round|Model version) (\d+)/")
-GOES_ON = re.compile(r"Going on after round (\d+) of")
+RESUMED = re.compile(r"Resumed after round (\d+) of")
 STAMPED = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) \| (.*)")
 LEFT_BEHIND = ("checkpoints/*.part", "pending_evaluations", ".lock", "*.part")
-"""Files that no directory of a run that has ended may hold."""
+"""Patterns of files that the directory of an ended run must not contain."""
 
 
 def check_run(outcome: Outcome, folder: Path, rounds: int, compare: bool, programs: Sequence[Program]) -> None:
-    """Check the files of a run and the output of its programs, and add what is wrong to the problems of the outcome.
+    """Check the files of a run and the output of its programs, and add each problem to the outcome.
 
-    With ``compare`` also check them against the run without faults; the last of the programs is the coordinator.
+    With ``compare``, also compare them with the run without faults. The last program is the coordinator.
     """
     run = folder / "run"
     outcome.problems += record_problems(run, rounds)
@@ -64,7 +64,7 @@ def _compare(outcome: Outcome, folder: Path, scores: Sequence[dict[str, Any]]) -
 
 
 def measure_delays(outcome: Outcome, coordinator: Program) -> None:
-    """Measure, by the coordinator's lines, how long it took to detect faults and to continue killed runs."""
+    """Measure, from the coordinator's log lines, the delays until faults were detected and runs were resumed."""
     lines = [_stamped(command) for command in coordinator.incarnations]
     rounds = [at for told in lines for at, text in told if ROUND.search(text)]
     outcome.last = max([outcome.last, *rounds])
@@ -75,11 +75,11 @@ def measure_delays(outcome: Outcome, coordinator: Program) -> None:
     for number, (fault, at) in enumerate((done.fault, done.at) for done in outcome.injected):
         if fault.kind.whom != "worker" or not (fault.kind.what in ("kill", "lose") or fault.kind.long):
             continue
-        # Until the next thing happens to it or to the coordinator, which may be what the line tells of.
+        # Stop at the next fault of the worker or the coordinator, which may be the cause of the line.
         later = [done.at for done in outcome.injected[number + 1 :] if done.fault.target in (fault.target, COORDINATOR)]
         until = min(later, default=float("inf"))
-        says = re.compile(rf"^{fault.target} has left")
-        found = [t for told in lines for t, text in told if at - 0.001 <= t < until and says.search(text)]
+        left = re.compile(rf"^{fault.target} has left")
+        found = [t for told in lines for t, text in told if at - 0.001 <= t < until and left.search(text)]
         if found:
             outcome.detected.setdefault(str(fault.kind), []).append(found[0] - at)
 
@@ -104,16 +104,18 @@ def record_problems(run: Path, rounds: int) -> list[str]:
 
 
 def lost_rounds(printed: Sequence[Sequence[str]]) -> list[str]:
-    """Return the rounds that a restart of the coordinator lost: a round is complete once its successor has begun.
+    """Return the rounds that a restart of the coordinator lost.
 
-    >>> lost_rounds([["Training round 7/9"], ["Going on after round 5 of 9"]])
-    ['after round 7 had begun the run went on after round 5']
+    A round is complete once the next round has started.
+
+    >>> lost_rounds([["Training round 7/9"], ["Resumed after round 5 of 9"]])
+    ['round 7 had started, but the run resumed after round 5']
     """
     problems, begun = [], 0
     for lines in printed:
         for line in lines:
-            if (found := GOES_ON.search(line)) and int(found[1]) < begun - 1:
-                problems.append(f"after round {begun} had begun the run went on after round {found[1]}")
+            if (found := RESUMED.search(line)) and int(found[1]) < begun - 1:
+                problems.append(f"round {begun} had started, but the run resumed after round {found[1]}")
             if found := ROUND.search(line):
                 begun = max(begun, int(found[1]))
     return problems

@@ -1,4 +1,4 @@
-"""What goes wrong in a run, drawn from a seed: which fault, of whom, when, and for how long."""
+"""Faults of a run, drawn from a seed: the kind, the target, the time and the duration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ EVALUATOR = "testing"
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of fault, and how often it is drawn. What is lost is killed, and its links tell nobody."""
+    """A kind of fault and its weight in the draw; a program that is lost is killed without closing its links."""
 
     what: What
     whom: Whom
     long: bool = False
-    """Beyond the silence after which a node counts as lost."""
+    """True if the fault lasts longer than the silence after which a node counts as lost."""
     weight: int = 1
     amid: str = ""
-    """A file of the run: the fault comes when it is there, which may be a while after its time."""
+    """Pattern of a file of the run; the fault starts when such a file exists, possibly after its time."""
 
     def __str__(self) -> str:
         if self.amid:
@@ -63,24 +63,27 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault."""
+    """One fault of a program or of its link."""
 
     kind: Kind
     target: str
     round: int
-    """After this round's line"""
+    """Round after whose log line the delay starts."""
     after: float
-    """and so many seconds."""
+    """Delay in seconds."""
     seconds: float = 0.0
-    """How long it lasts: until what was killed is started again, what was stopped goes on, what was held flows."""
+    """Duration in seconds.
+
+    Afterwards a killed program is restarted, a stopped one continues, and held bytes are passed on.
+    """
     again: float | None = None
-    """So many seconds after what was killed was started again, it is killed again."""
+    """Seconds from the restart of a killed program until it is killed once more; None for never."""
     bytes: int = 0
-    """A link is cut when so many more bytes have passed."""
+    """Number of bytes after which a link is cut."""
     rate: float = float("inf")
-    """Bytes a second of what is slowed down."""
+    """Rate of a throttled link in bytes per second."""
     ways: tuple[Way, ...] = WAYS
-    """Which bytes are held."""
+    """Directions in which bytes are held."""
 
     def __str__(self) -> str:
         of = f"{self.kind.what} {self.target}"
@@ -106,15 +109,16 @@ def draw(
     span: float,
     kinds: Sequence[Kind] = KINDS,
 ) -> list[Fault]:
-    """``count`` faults over the rounds, in their order: every kind once, if there are enough, then by weight.
+    """Return ``count`` faults over the rounds, in their order.
 
-    ``span`` is about how long a round takes, in seconds.
+    Every kind occurs once, if ``count`` is large enough; further faults are drawn by weight. ``span`` is about the
+    duration of a round in seconds.
     """
     random = Random(f"chaos/{seed}")
     drawn = random.sample(kinds, min(count, len(kinds)))
     drawn += random.choices(kinds, [kind.weight for kind in kinds], k=count - len(drawn))
     random.shuffle(drawn)
-    # The last round is a phase of its own: after it scores are awaited and the end is written.
+    # One fault is in the last round, after which the run waits for scores and writes its end.
     when = [rounds if index == 0 else random.randint(1, rounds) for index in range(count)]
     faults = [
         _fault(random, kind, round_number, workers, silence, span)

@@ -1,7 +1,7 @@
 """Run a federation of real processes behind unreliable links, inject a plan of faults, and check the run.
 
-Everything is bounded: a run that makes no progress while nothing is being done to it has hung, and that is a failure
-with the ends of all logs. Only processes started here are ended, each by its id.
+Everything is bounded. A run that makes no progress while no fault lasts has hung. That is a failure, and its report has
+the ends of all logs. The harness ends only processes that it has started, each by its id.
 """
 
 import asyncio
@@ -25,24 +25,24 @@ from tests.helpers.processes import Command
 
 @dataclass(frozen=True)
 class Settings:
-    """What is run."""
+    """The settings of a run under faults."""
 
     rounds: int
     workers: tuple[str, ...]
     faults: Sequence[Fault]
     quorum: int = 0
-    """0: all."""
+    """Number of results that close a round; 0 for all."""
     compare: bool = True
-    """Whether the weights must be those of a run without faults: so it is with a full quorum."""
+    """True if the weights must equal those of a run without faults, which holds with a full quorum."""
     silence: float = 2.5
     node_flags: Sequence[str] = ()
     run_flags: Sequence[str] = ()
     rate: float = float("inf")
-    """Bytes a second that a link carries, each way, when nothing is wrong with it."""
+    """Rate of a link without a fault, in bytes per second and direction."""
     patience: float = 90.0
-    """Seconds without a new round, a line or a fault after which it hangs."""
+    """Seconds without a new round, a line or a fault after which a run has hung."""
     bound: float = 1800.0
-    """Seconds for everything."""
+    """Timeout of the whole run in seconds."""
 
 
 class Chaos:
@@ -57,7 +57,7 @@ class Chaos:
         self.coordinator = Program(COORDINATOR, launch)
         self.reference = Program("reference", launch)
         self.round = 0
-        """The last round that has begun."""
+        """Newest round that has started."""
         self._say = say
         self._progress = self._began = time.monotonic()
         self._faults = FaultInjector(
@@ -65,7 +65,7 @@ class Chaos:
         )
 
     async def run(self) -> Outcome:
-        """Everything. Raises Failed."""
+        """Run and check everything, and return the outcome; raise Failed if there is a problem."""
         try:
             async with asyncio.timeout(self.settings.bound):
                 await self._run()
@@ -127,7 +127,7 @@ class Chaos:
             raise Failed(f"{program.name} ended with status {program.status}")
 
     async def _drive(self) -> None:
-        """Follow the coordinator to its end; begin each fault when its time has come."""
+        """Follow the coordinator until it ends, and begin each fault at its time."""
         waiting, seen = list(self.settings.faults), Counter[Command]()
         self._progress = time.monotonic()
         while True:
@@ -146,7 +146,7 @@ class Chaos:
             if self._faults.under_way:
                 self._progress = time.monotonic()
             if time.monotonic() - self._progress > self.settings.patience:
-                raise Failed(f"hangs: nothing has happened for {self.settings.patience:g} s, in round {self.round}")
+                raise Failed(f"no progress for {self.settings.patience:g} s, in round {self.round}")
             for node in self.nodes.values():
                 if node.status is not None and not node.starting and node.command not in node.killed:
                     raise Failed(f"{node.name} ended by itself with status {node.status}")
@@ -158,7 +158,7 @@ class Chaos:
         self._say(f"{time.monotonic() - self._began:7.2f} s  round {self.round}: {fault}")
 
     async def _end_nodes(self) -> None:
-        """Every node ends when asked to, and leaves nothing behind."""
+        """Check that every node ends after a signal, and that no process is left."""
         family = []
         for program in self._programs():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -169,7 +169,7 @@ class Chaos:
         until = time.monotonic() + self.settings.patience
         while running := [node for node in self.nodes.values() if node.status is None or node.command._open]:
             if time.monotonic() > until:
-                raise Failed(f"{', '.join(node.name for node in running)} did not end when told to")
+                raise Failed(f"{', '.join(node.name for node in running)} did not end after a signal")
             await asyncio.sleep(LOOK)
         left = [process for process in family if process.is_running()]
         if left:
@@ -179,7 +179,7 @@ class Chaos:
         return [program for program in (*self.nodes.values(), self.reference, self.coordinator) if program.incarnations]
 
     def tails(self, lines: int = 25) -> str:
-        """The ends of all logs."""
+        """Return the ends of all logs."""
         return "\n".join(program.tail(lines) for program in self._programs())
 
     def _keep_logs(self) -> None:

@@ -15,13 +15,14 @@ from tests.chaos.outcome import Done, Outcome
 from tests.chaos.programs import LOOK, Killed, Node, Program
 
 AMID = 0.001
-"""Seconds between two looks whether a file is there."""
+"""Seconds between two checks for a file."""
 
 
 class FaultInjector:
-    """Tasks that inject faults into these programs and add them to the outcome; ``run`` is the run's directory.
+    """Tasks that inject faults into these programs, and add them to the outcome.
 
-    ``rate`` is the rate of a link without a fault; ``say`` is called with each fault when it begins.
+    ``run`` is the run's directory. ``rate`` is the rate of a link without a fault. ``say`` is called with each fault
+    when it begins.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class FaultInjector:
         self._say = say
         self._tasks: list[asyncio.Task[None]] = []
         self.under_way = 0
-        """Number of faults that last at present."""
+        """Number of faults that last at the moment."""
 
     def begin(self, fault: Fault) -> None:
         """Inject a fault after its delay."""
@@ -79,7 +80,7 @@ class FaultInjector:
 
     @contextlib.asynccontextmanager
     async def _lasting(self, fault: Fault) -> AsyncIterator[None]:
-        """Record a fault as injected; while it lasts, the patience of the run does not run out."""
+        """Record a fault as injected; while it lasts, the run does not count as hung."""
         at = time.time()
         self._outcome.injected.append(Done(fault, at))
         self._say(fault)
@@ -112,17 +113,17 @@ class FaultInjector:
                 await self._again(program, fault.seconds)
 
     def _there(self, pattern: str) -> bool:
-        with contextlib.suppress(OSError):  # a directory has gone meanwhile
+        with contextlib.suppress(OSError):  # a directory was deleted during the search
             return any(self._run.glob(pattern))
         return False
 
     async def _again(self, program: Program, pause: float) -> None:
-        """Start a killed program again after a pause."""
+        """Restart a killed program after a pause."""
         self._outcome.kills[program.name] += 1
         command = program.command
         while (status := command._wait(0)) is None:
             await asyncio.sleep(LOOK)
-        if status != -signal.SIGKILL:  # it ended by itself before the signal: its status is checked elsewhere
+        if status != -signal.SIGKILL:  # it ended before the signal; its status is checked elsewhere
             program.killed.discard(command)
             return
         await asyncio.sleep(pause)

@@ -1,4 +1,4 @@
-"""What came of a run under faults, in numbers and for a person."""
+"""The outcome of a run under faults, as numbers and as a report."""
 
 import statistics
 from collections import Counter
@@ -14,46 +14,46 @@ class Done:
 
     fault: Fault
     at: float
-    """By the clock of log lines."""
+    """Time of the fault, by the clock of log lines."""
 
 
 @dataclass
 class Outcome:
-    """What came of a run under faults."""
+    """The outcome of a run under faults."""
 
     injected: list[Done] = field(default_factory=list)
     kills: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     fault_free: float | None = None
-    """Seconds of the run without faults; None where there was none."""
+    """Seconds of the run without faults; None if there was none."""
     accuracy: float | None = None
     equal: bool | None = None
-    """Whether the weights are those of the run without faults; None where nobody asks."""
+    """True if the weights equal those of the run without faults; None if they were not compared."""
     scores: int = 0
-    """Models scored"""
+    """Number of evaluated models."""
     due: int = 0
-    """of so many."""
+    """Number of models that had to be evaluated."""
     partial: int = 0
-    """Rounds that closed without a worker."""
+    """Number of rounds that closed without the result of every worker."""
     detected: dict[str, list[float]] = field(default_factory=dict)
-    """Seconds from a fault to the log line that says that the worker has left, by kind."""
+    """Seconds from a fault to the log line that the worker has left, by the kind of the fault."""
     resumed: list[float] = field(default_factory=list)
-    """Seconds from the start of ``--resume`` to its first round's line."""
+    """Seconds from the start of ``--resume`` to the line of its first round."""
     last: float = 0.0
-    """When the last round began or the run was over, by the clock of log lines."""
+    """Time at which the last round started or the run ended, by the clock of log lines."""
     problems: list[str] = field(default_factory=list)
-    """Promises that were broken."""
+    """Descriptions of the broken guarantees."""
 
 
 def report(outcome: Outcome, drawn: int, silence: float) -> str:
-    """The outcome, for a person; ``drawn`` faults were to be injected."""
+    """Return the outcome as text; ``drawn`` is the number of faults in the plan."""
     injected = Counter(str(done.fault.kind) for done in outcome.injected)
     survived = Counter(str(done.fault.kind) for done in outcome.injected if done.at < outcome.last)
     kills = ", ".join(f"{name} {count}" for name, count in sorted(outcome.kills.items())) or "none"
     rows = [
-        f"{len(outcome.injected)} of {drawn} faults injected; the others had nothing to hit",
+        f"{len(outcome.injected)} of {drawn} faults injected; the others found no target",
         *(f"  {count:3} {kind}, {survived[kind]} survived" for kind, count in sorted(injected.items())),
-        f"killed and started again: {kills}",
+        f"killed and restarted: {kills}",
     ]
     for kind, seconds in sorted(outcome.detected.items()):
         rows.append(f"from '{kind}' to the line that it has left: {_spread(seconds)}; silence {silence:g} s")

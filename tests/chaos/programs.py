@@ -1,4 +1,4 @@
-"""The processes of a run under faults, as often as each is started."""
+"""The processes of a run under faults; each program may be started several times."""
 
 import asyncio
 import re
@@ -11,28 +11,28 @@ from tests.chaos.proxy import Proxy
 from tests.helpers.processes import Command
 
 LOOK = 0.01
-"""Seconds between two looks at what the processes print; nothing relies on what happens meanwhile."""
+"""Seconds between two reads of the processes' output; no check depends on what happens in between."""
 
 Launch = Callable[..., Command]
-"""``launch("run", "--resume", "run")`` starts that command of fedws."""
+"""Function that starts a command of fedws: ``launch("run", "--resume", "run")``."""
 
 
 class Failed(Exception):
-    """The run broke a promise."""
+    """A failure: the run broke a guarantee."""
 
 
 class Killed(Exception):
-    """A process was killed while it was awaited."""
+    """The event that a process was killed while a task waited for it."""
 
 
 class Program:
-    """One command of fedws, as often as it is started."""
+    """One command of fedws, with a process for each start."""
 
     def __init__(self, name: str, launch: Launch) -> None:
         self.name = name
         self.incarnations: list[Command] = []
         self.began: list[float] = []
-        """When each was started, by the clock of log lines."""
+        """Time of each start, by the clock of log lines."""
         self.killed: set[Command] = set()
         self.stopped = False
         self._launch = launch
@@ -43,12 +43,12 @@ class Program:
 
     @property
     def status(self) -> int | None:
-        """Of the newest incarnation; None while it runs."""
+        """Exit status of the newest process; None while it runs."""
         return self.command._wait(0)
 
     @property
     def down(self) -> bool:
-        """Whether it has ended, or is about to because it was killed."""
+        """True if the newest process has ended or was killed."""
         return self.status is not None or self.command in self.killed
 
     def start(self, *argv: str) -> Command:
@@ -57,7 +57,7 @@ class Program:
         return self.command
 
     def send(self, number: signal.Signals, to: Command | None = None) -> bool:
-        """Send a signal, unless it has ended; gives whether it was sent."""
+        """Send a signal unless the process has ended; return whether it was sent."""
         to = to or self.command
         if to._wait(0) is not None:
             return False
@@ -67,7 +67,10 @@ class Program:
         return True
 
     async def line(self, pattern: str, seconds: float) -> re.Match[str]:
-        """Wait for a line of the newest incarnation. Raises Failed when it ends without, or Killed."""
+        """Wait for a line of the newest process that matches ``pattern``.
+
+        Raise Failed if the process ends without it, or Killed if it was killed.
+        """
         command, seen, until = self.command, 0, time.monotonic() + seconds
         while True:
             over = command._open == 0
@@ -82,7 +85,7 @@ class Program:
             await asyncio.sleep(LOOK)
 
     def tail(self, lines: int) -> str:
-        """The last lines of every incarnation."""
+        """Return the last lines of every process."""
         parts = []
         for number, command in enumerate(self.incarnations, 1):
             how = "killed" if command in self.killed else f"status {command._wait(0)}"
@@ -99,12 +102,12 @@ class Node(Program):
         self._patience = patience
         self.proxy = Proxy(0)
         self.held = False
-        """Whether a fault holds its link just now."""
+        """True while a fault holds the node's link."""
         self.starting = False
         self._flags = flags
 
     async def serve(self) -> None:
-        """Start it, at its own port if it has one already and nobody has taken that meanwhile."""
+        """Start the node, at its former port if it has one that is still free."""
         testing = ["--evaluator"] if self.name == EVALUATOR else []
         self.starting = True
         for port in dict.fromkeys((self.proxy.port, 0)):
@@ -112,9 +115,9 @@ class Node(Program):
             try:
                 found = await self.line(rf"^{self.name} is serving at ws://.*:(\d+)$", self._patience)
             except Failed:
-                if not port or not any("is in use" in line for line in self.command.errors):
+                if not port or not any("is already in use" in line for line in self.command.errors):
                     raise
-                self.command.errors.clear()  # it may be the port of somebody's outgoing connection now
+                self.command.errors.clear()  # an outgoing connection of another process may use the port now
                 self.killed.add(self.command)
             else:
                 self.proxy.port = int(found[1])

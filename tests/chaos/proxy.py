@@ -1,7 +1,7 @@
-"""A misbehaving network: passes bytes between a node and whoever dials it, and holds, slows or cuts them when told.
+"""A proxy between a node and its callers that holds, slows or cuts their connections on request.
 
-A reset that reaches one side goes on to the other as a reset, and an end as an end, so that nothing is kinder here than
-without it.
+It passes a reset of one side on as a reset, and an orderly end as an orderly end. A program therefore observes the same
+as without the proxy.
 """
 
 import asyncio
@@ -13,22 +13,22 @@ from socket import SO_LINGER, SOL_SOCKET
 from typing import Literal
 
 Way = Literal["there", "back"]
-"""To the node, and from it."""
+"""Directions of bytes: to the node, and from it."""
 Cut = Literal["rst", "fin"]
 WAYS: tuple[Way, ...] = ("there", "back")
 CHUNK = 2**16
 STEP = 0.05
-"""Seconds between two pieces of what is slowed down."""
+"""Seconds between two pieces of a throttled link."""
 
 
 @dataclass(eq=False)
 class _Link:
-    """One connection through the proxy: the end at the coordinator and the one at the node."""
+    """One connection through the proxy, with its ends at the coordinator and at the node."""
 
     near: asyncio.StreamWriter
     far: asyncio.StreamWriter
     over: bool = False
-    """Cut or lost: what still comes is dropped."""
+    """True if the link is cut or lost; bytes that still arrive are dropped."""
 
     def cut(self, how: Cut) -> None:
         self.over = True
@@ -38,7 +38,9 @@ class _Link:
                     writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
                 writer.transport.abort()
             elif not writer.transport.is_closing():
-                with contextlib.suppress(OSError):  # the other end reset it, and the loop has not noticed yet
+                with contextlib.suppress(
+                    OSError
+                ):  # the other end has reset it, which the event loop has not processed yet
                     writer.write_eof()
 
 
@@ -51,14 +53,14 @@ class _Fuse:
 
 @dataclass
 class Proxy:
-    """Listens at :attr:`url` while its context lasts, and dials ``port`` for everyone who comes."""
+    """A listener at :attr:`url` that connects each caller to ``port``, while its context lasts."""
 
     port: int
-    """The node's."""
+    """Port of the node."""
     rate: float = float("inf")
-    """Bytes a second, each way."""
+    """Rate in bytes per second and direction."""
     passed: int = 0
-    """Bytes so far, both ways."""
+    """Number of bytes passed so far, in both directions."""
     _open: dict[Way, asyncio.Event] = field(default_factory=lambda: {way: asyncio.Event() for way in WAYS})
     _links: set[_Link] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -79,35 +81,35 @@ class Proxy:
 
     @property
     def links(self) -> int:
-        """How many connections pass bytes."""
+        """Number of connections that pass bytes."""
         return sum(not link.over for link in self._links)
 
     def hold(self, ways: Sequence[Way] = WAYS) -> None:
-        """Let nothing through from now on, nor the news that a side has gone; nobody is told."""
+        """Hold all bytes and ends of connections from now on, without a notice to either side."""
         for way in ways:
             self._open[way].clear()
 
     def release(self, ways: Sequence[Way] = WAYS) -> None:
-        """Let all through, beginning with what was held."""
+        """Pass everything on, beginning with what was held."""
         for way in ways:
             self._open[way].set()
 
     def cut(self, how: Cut) -> int:
-        """Cut every link now, by a reset or by an orderly end; gives how many there were."""
+        """Cut every link now, by a reset or by an orderly end; return the number of links."""
         links = [link for link in self._links if not link.over]
         for link in links:
             link.cut(how)
         return len(links)
 
     def lose(self) -> int:
-        """Pass nothing on any more over the links that there are, as when a machine is gone: nobody is told."""
+        """Pass nothing on over the existing links, as if a machine had failed; neither side gets a notice."""
         links = [link for link in self._links if not link.over]
         for link in links:
             link.over = True
         return len(links)
 
     def cut_after(self, num_bytes: int, how: Cut) -> asyncio.Future[int]:
-        """Cut when exactly so many more bytes have passed; the future gives how many links there were."""
+        """Cut after exactly so many more bytes; the future has the number of links."""
         self._fuses.append(_Fuse(num_bytes, how, asyncio.get_running_loop().create_future()))
         return self._fuses[-1].burnt
 
@@ -127,7 +129,7 @@ class Proxy:
                     pipes.create_task(self._pipe(link, "back", far_reader, writer))
             finally:
                 self._links.discard(link)
-        except OSError:  # nobody is there: no kinder than a closed port
+        except OSError:  # nothing listens there, so the caller gets a reset as from a closed port
             _Link(writer, writer).cut("rst")
         except asyncio.CancelledError:  # the proxy ends
             pass
@@ -153,12 +155,12 @@ class Proxy:
                 link.cut("rst")
 
     async def _pass(self, link: _Link, way: Way, data: memoryview, target: asyncio.StreamWriter) -> int:
-        """Pass on a piece, as large as may pass at once; gives its size."""
+        """Pass on a piece, as large as the rate allows; return its size."""
         most = [len(data), *(fuse.bytes for fuse in self._fuses)]
         if self.rate != float("inf"):
             most.append(int(self.rate * STEP))
         size = max(1, min(most))
-        await asyncio.sleep(size / self.rate)  # what a line of that rate takes
+        await asyncio.sleep(size / self.rate)  # the time that a line of that rate needs
         await self._open[way].wait()
         if link.over:
             return size

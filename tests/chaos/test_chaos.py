@@ -1,6 +1,6 @@
-"""A short run under faults, and one with a quorum: nothing hangs, no round is lost, the weights stay what they are.
+"""A short run under faults, and one with a quorum: neither hangs or loses a round, and the weights are the same.
 
-``make chaos`` is the long one, on MNIST.
+``make chaos`` is the long run, on MNIST.
 """
 
 from pathlib import Path

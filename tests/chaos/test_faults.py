@@ -1,4 +1,4 @@
-"""The plan of faults: drawn from its seed alone, of every kind, over all rounds."""
+"""The plan of faults depends only on its seed, and has every kind, over all rounds."""
 
 from collections import Counter
 

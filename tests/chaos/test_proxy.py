@@ -1,4 +1,4 @@
-"""The proxy: passes everything on, until it is told to hold, slow or cut."""
+"""The proxy passes everything on until a test makes it hold, slow or cut."""
 
 import asyncio
 import contextlib
@@ -14,17 +14,20 @@ from tests.chaos.proxy import CHUNK, Proxy, Way
 from tests.helpers.federation import PATIENCE
 
 HELD = 0.1
-"""Seconds in which what is held must not come; were they too few, a test would miss a fault, not fail without one."""
+"""Seconds during which held bytes must not arrive.
+
+If they were too few, a test could miss a fault, but not fail without one.
+"""
 
 
 @dataclass
 class Far:
-    """A server behind a proxy that keeps what it reads, and the connection that was last made to it."""
+    """A server behind a proxy that keeps what it reads, and its newest connection."""
 
     proxy: Proxy
     heard: bytearray = field(default_factory=bytearray)
     ended: list[BaseException | None] = field(default_factory=list)
-    """How each connection ended: None for an orderly end."""
+    """How each connection ended; None for an orderly end."""
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -65,7 +68,7 @@ async def far() -> AsyncIterator[Far]:
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE):
         while not condition():
-            await asyncio.sleep(0.005)  # between two looks
+            await asyncio.sleep(0.005)  # between two checks
 
 
 def reset(writer: asyncio.StreamWriter) -> None:

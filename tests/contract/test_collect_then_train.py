@@ -178,7 +178,7 @@ def test_a_quorum_begins_when_the_time_is_up_and_who_is_late_still_takes_part(na
     run.take(first)
     run.finish(Random(1))
     assert run.strategy.record(run.state)["num_examples"] == 360, "in the epoch after"
-    late = [line for line in run.lines if line.endswith("they take part from the next epoch on")]
+    late = [line for line in run.lines if line.endswith("they are used from the next epoch on")]
     assert [line.partition(" ")[0] for line in late] == ["bob", "charlie"]
 
 

@@ -80,7 +80,7 @@ def test_a_worker_that_is_lost_with_each_request_is_excluded(name: str) -> None:
     while run.open:
         loses(run)
         losses += 1
-    why = f"alice: failed: lost 3 times while it worked on {task}; was its memory short?, three times in a row"
+    why = f"alice: failed: lost 3 times while it ran {task} (out of memory?), three times in a row"
     assert losses == 9 and why in run.strategy.failure(run.state)
 
 

@@ -186,7 +186,7 @@ def test_no_settings_are_refused(name: str) -> None:
 
 @every
 def test_other_data_are_refused(name: str) -> None:
-    assert refused(order(name), worker("mnist")) == "alice holds mnist, not points"
+    assert refused(order(name), worker("mnist")) == "alice has data set 'mnist', not 'points'"
 
 
 @every
@@ -202,7 +202,7 @@ def test_tensors_of_another_model_are_refused(name: str, spoilt: str) -> None:
         "none": {},
         "another": registry.build_piece("model", "points_linear").state_dict(),
     }[spoilt]
-    assert "another one on alice" in refused(dataclasses.replace(asked, tensors=wrong))
+    assert "differs on alice" in refused(dataclasses.replace(asked, tensors=wrong))
 
 
 @every
@@ -222,6 +222,6 @@ def test_a_task_that_is_told_to_stop_has_failed(name: str) -> None:
     node = worker()
     node.stop()
     found = answer(order(name), node)
-    assert isinstance(found, TaskFailure) and (found.kind, found.reason) == ("failed", "told to stop")
+    assert isinstance(found, TaskFailure) and (found.kind, found.reason) == ("failed", "task cancelled")
     node.resume()
     assert reported(order(name), node)

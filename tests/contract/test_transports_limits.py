@@ -55,7 +55,7 @@ async def raw(scheme: str, url: str, pieces: Sequence[bytes | str]) -> str:
 async def test_a_message_above_the_limit_is_not_sent(scheme: str) -> None:
     async with linked(scheme, LIMITS, theirs=Limits(max_message_bytes=4096)) as (near, far):
         near.transfers.set_peer_limits(MessageLimits(4096, peer="bob"))  # as the handshake does
-        with pytest.raises(MessageTooLarge, match="bytes, and bob accepts at most 4,096"):
+        with pytest.raises(MessageTooLarge, match="bytes, which exceeds bob's limit of 4,096 bytes"):
             await near.send(order(w=torch.ones(2000)))
         await near.send(hello())
         assert await soon(far.receive()) == hello(), "and nothing of it was"

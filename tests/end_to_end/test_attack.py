@@ -52,27 +52,33 @@ def test_what_was_pretrained_is_attacked(processes: Processes, tmp_path: Path) -
     assert (tmp_path / "attack.png").is_file()
     other = processes.fork(*SHORT, "--pretrained", "net.safetensors", "--model", "mlp", "--split-at", "1")
     assert other.end() == 2
-    assert other.errors[0].startswith("fedws attack: --pretrained net.safetensors is of mnist_cnn, not of mlp: ")
+    assert other.errors[0].startswith("fedws attack: --pretrained net.safetensors contains 'mnist_cnn', not 'mlp': ")
 
 
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        (("--split-at", "pool3"), "--split-at pool3: there is no such cut in MnistCnn; there are: pool"),
-        (("--model", "mlp"), "--split-at : there is no such cut in Mlp; there are: "),
+        (("--split-at", "pool3"), "--split-at pool3: unknown split point in MnistCnn; choose from pool"),
+        (("--model", "mlp"), "--split-at : unknown split point in Mlp; choose from "),
         (("--epsilon", "0"), "encoding bits: epsilon: Input should be greater than 0"),
         (("--epsilon", "nan"), "encoding bits: epsilon: Input should be"),
         (("--epsilon", "much"), "argument --epsilon: invalid float value: 'much'"),
-        (("--encoding", "bitz"), "unknown encoding 'bitz': did you mean bits"),
-        (("--num-images", "0"), "--num-images 0: at least 1 is needed"),
-        (("--num-images", "356"), "--num-images 356: digits holds 355 to test"),
-        (("--steps", "0"), "--steps 0: at least 1 is needed"),
-        (("--num-starts", "-1"), "--num-starts -1: at least 1 is needed"),
-        (("--pretrain-epochs", "0"), "--pretrain-epochs 0: at least 1 is needed"),
-        (("--pretrained", "none.safetensors"), "the pretrained model none.safetensors cannot be read"),
-        (("--model", "cifar_cnn", "--split-at", "features.2"), "samples of digits, [1, 28, 28], do not fit cifar_cnn"),
-        (("-o", "none/attack.png"), "--output none/attack.png: there is no folder none"),
-        (("--dataset", "tiny", "--plugin", "tiny.py"), "dataset tiny is none of fedws.ImageDataset, of 11 x 11 pixels"),
+        (("--encoding", "bitz"), "unknown encoding 'bitz'; did you mean 'bits'"),
+        (("--num-images", "0"), "--num-images: expected at least 1, got 0"),
+        (("--num-images", "356"), "--num-images 356: digits has only 355 test images"),
+        (("--steps", "0"), "--steps: expected at least 1, got 0"),
+        (("--num-starts", "-1"), "--num-starts: expected at least 1, got -1"),
+        (("--pretrain-epochs", "0"), "--pretrain-epochs: expected at least 1, got 0"),
+        (("--pretrained", "none.safetensors"), "cannot read the pretrained model none.safetensors"),
+        (
+            ("--model", "cifar_cnn", "--split-at", "features.2"),
+            "samples of digits, shape [1, 28, 28], do not fit cifar_cnn",
+        ),
+        (("-o", "none/attack.png"), "--output none/attack.png: directory 'none' not found"),
+        (
+            ("--dataset", "tiny", "--plugin", "tiny.py"),
+            "dataset tiny is not a fedws.ImageDataset with at least 11 x 11 pixels",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_trained(

@@ -25,11 +25,11 @@ def test_a_store_that_cannot_be_used_is_one_line(command: str, proxy: StoreProxy
     try:
         name, host = command.partition(" ")[0], f"127.0.0.1:{proxy.server_port}"
         missing = started.fork(*command.split(), "--body-store", "s3://missing/x")
-        assert_one_line(missing, f"^fedws {name}: s3://missing/x: there is no such bucket at {host}$", 2)
+        assert_one_line(missing, f"^fedws {name}: s3://missing/x: bucket 'missing' not found at {host}; create it, ", 2)
         bucket = proxy.bucket()
         proxy.make("PutObject", refuses(403, "AccessDenied"))
         refused = started.fork(*command.split(), "--body-store", f"s3://{bucket}/x")
-        line = rf"s3://{bucket}/x: {host} refuses PutObject with these credentials \(AccessDenied\)"
+        line = rf"s3://{bucket}/x: {host} rejects PutObject with these credentials \(AccessDenied\)"
         assert_one_line(refused, f"^fedws {name}: {line}$", 2)
         assert not any(tmp_path.rglob("runs")), "no run has begun"
     finally:

@@ -35,7 +35,7 @@ def test_demo_with_mnist(processes: Processes, mnist_root: Path) -> None:
     assert demo.end() == 0, demo.everything
     assert demo.errors == []
     assert_gone(nodes)
-    assert demo.lines[-1] == "alice, bob, charlie and testing have ended"
+    assert demo.lines[-1] == "alice, bob, charlie and testing ended"
     assert any(re.fullmatch(r"Federated accuracy after round 1: \d+\.\d\d%", line) for line in demo.lines)
     counts = {"alice": 24754, "bob": 17181, "charlie": 18065, "testing": 10000}
     for node, count in counts.items():
@@ -66,13 +66,13 @@ def test_demo_without_data_and_network(processes: Processes) -> None:
     told = [line for line in demo.lines if "scikit-learn" in line]
     assert len(told) == 1
     assert re.fullmatch(
-        r"MNIST is not in \S+ and cannot be downloaded \(.*\): taking the 1,797 real digits of scikit-learn instead",
+        r"MNIST not found in \S+, and the download failed \(.*\): using the 1,797 real digits of scikit-learn instead",
         told[0],
     )
     assert [line for line in demo.errors if not line.startswith("downloading MNIST to ")] == []
     assert "Traceback" not in demo.everything
     assert (processes.folder / "run" / "model.safetensors").exists()
-    assert demo.lines[-1] == "alice, bob, charlie and testing have ended"
+    assert demo.lines[-1] == "alice, bob, charlie and testing ended"
 
 
 def test_nodes_have_their_owners_policy(processes: Processes) -> None:
@@ -103,7 +103,7 @@ def test_nodes_end_together(processes: Processes, how: str) -> None:
     elif how == "a node ends":
         nodes[1].terminate()
         assert command.end(SECONDS) == 1
-        assert re.fullmatch(r"(alice|bob|charlie|testing) has ended, and so all end", command.lines[-1])
+        assert re.fullmatch(r"(alice|bob|charlie|testing) ended; ending the other nodes", command.lines[-1])
     else:
         for process in (*nodes, psutil.Process(command.pid)):
             process.send_signal(signal.SIGINT)

@@ -1,8 +1,7 @@
-"""Nodes that dial out, as commands: the README's own, runs over them, and one clear line for each mistake."""
+"""Nodes that dial out, as commands: those of the guides, runs over them, and one clear line for each mistake."""
 
 import hashlib
 import re
-import shlex
 
 import pytest
 
@@ -10,6 +9,7 @@ import fedws.cli.run
 import fedws.cli.worker
 from tests.helpers.credential_flags import made, shown
 from tests.helpers.dial_out_nodes import free_port
+from tests.helpers.page_commands import list_lines
 from tests.helpers.processes import Command, Processes, assert_one_line, dialling, ended_well
 from tests.helpers.support import REPOSITORY
 
@@ -29,36 +29,36 @@ def digest(processes: Processes, run: str) -> str:
     return hashlib.sha256((processes.folder / run / "model.safetensors").read_bytes()).hexdigest()
 
 
-def readme(title: str = "Devices that cannot be dialled") -> list[list[str]]:
-    """The commands of the README's section, as words."""
-    text = (REPOSITORY / "README.md").read_text()
-    section = text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-    lines = "\n".join(re.findall(r"```\w*\n(.*?)```", section, re.S)).replace("\\\n", " ").splitlines()
-    commands = [shlex.split(line, comments=True) for line in lines]
-    return [words for words in commands if words]
+def list_guide_commands(page: str, *titles: str) -> list[list[str]]:
+    """Return the words of each command in these sections of a how-to guide."""
+    text = (REPOSITORY / "docs" / "howto" / page).read_text(encoding="utf-8")
+    sections = [text.partition(f"\n## {title}\n")[2].partition("\n## ")[0] for title in titles]
+    assert all(sections), titles
+    return [words for section in sections for words in list_lines(section)]
 
 
-def test_the_readme_s_commands(given: Processes) -> None:
+def test_the_commands_of_the_guide(given: Processes) -> None:
     """As they stand there, but for the address, which is of this machine, and for the data."""
     port, data = free_port(), given.tiny()
     commands = []
-    for words in readme():
+    listed = list_guide_commands("behind-nat.md", "Start the run", "Start the nodes")
+    for words in listed:
         assert words[0] == "fedws" and words[1] in ("worker", "evaluator", "run"), words
         here = [re.sub(r"[\w.]+:9000$", f"127.0.0.1:{port}", word) for word in words[1:]]
         assert sum(f"127.0.0.1:{port}" in word for word in here) == 1, words
         more = [*data, *(["--rounds", "2", "--run-dir", "run"] if here[0] == "run" else [])]
         commands.append(given.fork(*here, *more))
-    assert [command[1] for command in readme()].count("run") == 1 and len(commands) == 5
-    (run,) = (command for command, words in zip(commands, readme(), strict=True) if words[1] == "run")
+    assert [command[1] for command in listed].count("run") == 1 and len(commands) == 5
+    (run,) = (command for command, words in zip(commands, listed, strict=True) if words[1] == "run")
     ended_well(run)
     assert any(line.startswith("Federated accuracy after round 2: ") for line in run.lines)
     log = (given.folder / "run" / "run.log").read_text()
     assert "alice" in log and "left" not in log
 
 
-def test_the_readmes_commands_over_a_broker_are_commands() -> None:
+def test_the_commands_of_the_guide_to_brokers_are_commands() -> None:
     """That such a run goes well, and that a broker's rights are those of its users, is seen in test_mqtt_example.py."""
-    run, worker = readme("Over a broker")
+    run, worker = list_guide_commands("broker.md", "Start the run and the nodes")
     assert run[:2] == ["fedws", "run"] and worker[:2] == ["fedws", "worker"]
     given = fedws.cli.run.build_parser("fedws run").parse_args(run[2:])
     assert (given.expect_workers, given.evaluator, given.encrypt_payloads) == (
@@ -106,7 +106,7 @@ def test_a_coordinator_that_is_killed_goes_on_at_another_address(processes: Proc
     run.line(r"Training round 3/")
     run.kill()
     again = processes.fork("run", "--resume", "run", "--listen", url.replace("127.0.0.1", "localhost"))
-    again.line(r"Going on after round \d+ of 3000")
+    again.line(r"Resumed after round \d+ of 3000")
     again.line(r"Training round \d+/3000", after=len(again.lines))
     again.kill()
     assert f'listen = "{url.replace("127.0.0.1", "localhost")}"' in (processes.folder / "run" / "plan.toml").read_text()
@@ -133,10 +133,10 @@ def test_a_second_node_of_a_name_is_told_and_waits(processes: Processes) -> None
     joins(processes, url, "alice", flags=data)
     run.line(r"Training round 1/")
     second = joins(processes, url, "alice", flags=data)["alice"]
-    second.line(r"alice: waits to join at .* \(alice is here already, or seems to be; ids must differ\)$")
+    second.line(r"alice: waiting to join at .* \(alice seems to be connected already; node ids must differ\)$")
     stranger = joins(processes, url, "dora", flags=("--labels", "1", *data))["dora"]
     stranger.line(
-        r"dora: waits to join at .* \(this run does not expect dora; see --id here, and --expect-workers there\)$"
+        r"dora: waiting to join at .* \(this run does not expect dora; check --id here and --expect-workers there\)$"
     )
     for command in (run, second, stranger):
         command.kill()
@@ -146,64 +146,67 @@ RUN = "run --dataset digits --run-dir never"
 WORKER = "worker --id alice --dataset digits"
 NEVER = "ws://127.0.0.1:1"
 MISTAKES = [
-    (f"{RUN} --expect-workers alice", "alice has no address: give it one, or say with --listen where it will join$"),
-    (f"{RUN} --evaluator testing", "'testing' has no address: give it one, or say with --listen where it will join$"),
+    (f"{RUN} --expect-workers alice", "no address for 'alice'; give one, or let it connect to --listen ADDRESS$"),
+    (f"{RUN} --evaluator testing", "no address for 'testing'; give one, or let it connect to --listen ADDRESS$"),
     (
         f"{RUN} --listen localhost:9000",
-        "--listen: nobody is expected there; name who will join: --expect-workers alice bob",
+        "--listen: no node is expected to connect; name the nodes with --expect-workers alice bob",
     ),
     (
         f"{RUN} --listen localhost --expect-workers alice",
-        "'ws://localhost' is no address; one looks like ws://host:8777$",
+        "'localhost' is not a valid address; use the form HOST:PORT, such as localhost:9000$",
     ),
-    (f"{RUN} --listen ws://[::1 --expect-workers alice", r"'ws://\[::1' is no address; one looks like ws://host:8777$"),
+    (
+        f"{RUN} --listen ws://[::1 --expect-workers alice",
+        r"'ws://\[::1' is not a valid address; use the form ws://host:8777$",
+    ),
     (
         f"{RUN} --listen localhost:0 --expect-workers alice alice",
-        "alice is expected twice; every node has an id of its own$",
+        "duplicate node 'alice' in --expect-workers; give every node its own id$",
     ),
     (
         f"{RUN} --listen localhost:0 --expect-workers alice,bob,alice",
-        "alice is expected twice; every node has an id of its",
+        "duplicate node 'alice' in --expect-workers; give every node its",
     ),
-    (f"{RUN} --listen localhost:0 --expect-workers a/b", "'a/b' is no node id"),
+    (f"{RUN} --listen localhost:0 --expect-workers a/b", "'a/b' is not a valid node id"),
     (
         f"{RUN} --listen localhost:0 --expect-workers alice --workers alice=ws://h:1",
-        "alice is expected to join, and has an address, ws://h:1; leave one out$",
+        "'alice' is in --expect-workers and also has the address ws://h:1; remove one of them$",
     ),
     (
         f"{RUN} --listen localhost:0 --expect-workers alice --evaluator alice",
-        "alice is named both as a worker and as the evaluator$",
+        "'alice' is both a worker and the evaluator; use different ids$",
     ),
-    (f"{RUN} --listen x://h:1 --expect-workers alice", "x://h:1: nobody serves x://; there are .*memory, .*ws, wss"),
+    (f"{RUN} --listen x://h:1 --expect-workers alice", "x://h:1: unknown scheme 'x'; choose from memory, .*ws, wss"),
     (
         f"{RUN} --listen localhost:0 --expect-workers alice --encrypt-payloads",
-        "--encrypt-payloads is for links over a broker; for .* there is TLS",
+        "--encrypt-payloads requires links over a broker or TLS, but .* has neither",
     ),
     (
         f"{RUN} --listen ws://localhost:0 --expect-workers alice {{tls}}",
-        "is not encrypted, though certificates are given; ",
+        "is not encrypted, but certificates are given; ",
     ),
     (
         f"{RUN} --listen wss://localhost:0 --expect-workers alice --evaluator none",
-        "wss:// needs a certificate: --tls-cert",
+        "wss:// requires a certificate; set --tls-cert",
     ),
-    (f"{WORKER} --join {NEVER} --port 0", "--join dials out, and listens nowhere; leave out --port$"),
-    (f"{WORKER} --join {NEVER} --host 0.0.0.0", "--join dials out, and listens nowhere; leave out --host$"),
-    (f"{WORKER} --coordinator lab --port 0", "--coordinator is for a node that dials out; it goes with --join$"),
-    (f"{WORKER} --join {NEVER} --coordinator lab", "--coordinator is known by its certificate; this needs --tls-ca$"),
+    (f"{WORKER} --join {NEVER} --port 0", "--join cannot be combined with --port; remove one of them$"),
+    (f"{WORKER} --join {NEVER} --host 0.0.0.0", "--join cannot be combined with --host; remove one of them$"),
+    (f"{WORKER} --coordinator lab --port 0", "--coordinator requires --join$"),
+    (f"{WORKER} --join {NEVER} --coordinator lab", "--coordinator requires --tls-ca, which verifies the cert"),
     (
         f"{WORKER} --join {NEVER} --encrypt-payloads",
-        "--encrypt-payloads is for links over a broker; for .* there is TLS: --tls-cert and wss",
+        "--encrypt-payloads requires links over a broker or TLS, but .* has neither; use wss:// with --tls-cert",
     ),
     (
         f"{WORKER} --join {NEVER} --encrypt-payloads --insecure",
-        "--encrypt-payloads encrypts under the network key; leave out --insecure$",
+        "--encrypt-payloads requires a network key and cannot be combined with --insecure; remove one of them$",
     ),
-    (f"{WORKER} --join {NEVER} {{tls}}", "ws://127.0.0.1:1 is not encrypted, though certificates are given; write wss"),
-    (f"{WORKER} --join x://h:1", "x://h:1: nobody serves x://; there are .*memory, .*ws, wss"),
-    (f"{WORKER} --join localhost", "'ws://localhost' is no address; one looks like ws://host:8777$"),
-    (f"{WORKER} --join ws://[::1", r"'ws://\[::1' is no address; one looks like ws://host:8777$"),
-    ("worker --id a/b --dataset digits --join localhost:1", "'a/b' is no node id"),
+    (f"{WORKER} --join {NEVER} {{tls}}", "ws://127.0.0.1:1 is not encrypted, but certificates are given; use wss"),
+    (f"{WORKER} --join x://h:1", "x://h:1: unknown scheme 'x'; choose from memory, .*ws, wss"),
+    (f"{WORKER} --join localhost", "'localhost' is not a valid address; use the form HOST:PORT, such as "),
+    (f"{WORKER} --join ws://[::1", r"'ws://\[::1' is not a valid address; use the form ws://host:8777$"),
+    ("worker --id a/b --dataset digits --join localhost:1", "'a/b' is not a valid node id"),
 ]
 
 
@@ -222,7 +225,7 @@ def test_a_port_that_is_in_use_is_one_line(processes: Processes) -> None:
     taken = processes.nodes(*data, nodes=("alice",))["alice"].rpartition(":")[2]
     flags = ("--expect-workers", "bob", "--evaluator", "none", "--run-dir", "never", *data)
     run = processes.fork("run", "--listen", f"localhost:{taken}", *flags)
-    assert_one_line(run, f"port {taken} on localhost is in use; choose another with --listen$", 2)
+    assert_one_line(run, f"port {taken} on localhost is already in use; choose another with --listen$", 2)
     assert not (processes.folder / "never").exists()
 
 

@@ -59,7 +59,7 @@ def test_a_data_set_that_does_not_exist_is_one_line(processes: Processes) -> Non
 def test_a_wrong_key_is_reported_before_the_data_set(processes: Processes) -> None:
     processes.environment["PYTHONPATH"] = str(REPOSITORY)
     command = processes.start("-m", "evaluator", "--dataset", "minst", "--key-file", "none")
-    assert_one_line(command, "evaluator: --key-file none cannot be read: No such file or directory$", status=2)
+    assert_one_line(command, "evaluator: cannot read --key-file none: No such file or directory$", status=2)
 
 
 def test_a_port_in_use_is_one_line(processes: Processes) -> None:
@@ -67,7 +67,9 @@ def test_a_port_in_use_is_one_line(processes: Processes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         flags = ("--host", "127.0.0.1", "--port", port, *processes.tiny())
-        assert_one_line(processes.start("-m", "evaluator", *flags), f"port {port} on 127.0.0.1 is in use", status=2)
+        assert_one_line(
+            processes.start("-m", "evaluator", *flags), f"port {port} on 127.0.0.1 is already in use", status=2
+        )
 
 
 def test_a_key_that_is_made_is_named_and_ctrl_c_ends_the_node(processes: Processes) -> None:
@@ -78,7 +80,7 @@ def test_a_key_that_is_made_is_named_and_ctrl_c_ends_the_node(processes: Process
     command.send(signal.SIGINT)
     ended_well(command)
     made, holds, _ = command.lines
-    assert made.startswith(f"made a network key in {processes.folder / 'config'}")
+    assert made.startswith(f"created a network key in {processes.folder / 'config'}")
     assert holds == "testing holds 40 test samples of tiny"
 
 

@@ -74,7 +74,7 @@ def test_nodes_hold_what_they_are_told_to(nodes: dict[str, Command]) -> None:
     assert sum(shares) + sum(held(nodes["testing"])) == 1797
     for command in nodes.values():
         assert [line for line in command.lines if "--notebook" in line] == [
-            "--notebook does nothing: fedws holds the same data for every notebook"
+            "--notebook has no effect: fedws holds the same data for every notebook"
         ]
 
 

@@ -35,8 +35,11 @@ def test_four_nodes_that_start_at_once_share_one_new_key(bare: Processes) -> Non
 
 def test_a_new_key_is_not_shown_but_the_command_that_prints_it(bare: Processes) -> None:
     node = bare.fork("worker", *identity("alice"), *DIGITS, "--host", "0.0.0.0")
-    node.line("^a network key was made; .*: 'fedws key show' prints it$")
-    node.line(r"^what alice and others send .*: the network key does not prevent it, TLS does \(--tls-cert\)$")
+    node.line("^a network key was created: .*; print it with 'fedws key show'$")
+    node.line(
+        r"^attackers on the network can read .* of alice .*: "
+        r"the network key does not prevent it, TLS does \(--tls-cert\)$"
+    )
     url = node.line(SERVES)[1].replace("0.0.0.0", "127.0.0.1")
     (key,) = ended_well(bare.fork("key", "show")).lines
     assert key not in node.everything, "a journal holds what a node prints"
@@ -53,7 +56,7 @@ def test_a_new_key_is_not_shown_but_the_command_that_prints_it(bare: Processes) 
 
 def test_where_no_key_can_be_made_nothing_starts(bare: Processes) -> None:
     (bare.folder / "config").write_text("in the way")
-    pattern = "there is no network key, and none can be made in .*--key-file or FEDWS_KEY, or .*: --insecure$"
+    pattern = "network key not found, and cannot create one in .*--key-file or FEDWS_KEY, or pass --insecure$"
     commands = [
         bare.fork("worker", *identity("alice"), *DIGITS),
         bare.fork("run", "--workers", "alice=ws://localhost:1", *SHORT),
@@ -61,7 +64,7 @@ def test_where_no_key_can_be_made_nothing_starts(bare: Processes) -> None:
     ]
     for command in commands:
         assert_one_line(command, pattern, 2)
-    assert_one_line(bare.fork("key", "new"), "config/fedws/network.key cannot be written: ", 2)
+    assert_one_line(bare.fork("key", "new"), "cannot write .*config/fedws/network.key: ", 2)
     assert not (bare.folder / "run").exists()
     (bare.folder / "mine.key").write_text(f"{OTHER}\n")
     (bare.folder / "mine.key").chmod(0o600)
@@ -75,9 +78,9 @@ def test_another_key_is_refused_with_what_to_do(given: Processes) -> None:
     node = given.fork("worker", *identity("alice"), *DIGITS)
     urls = serving({"alice": node})
     run = given.fork("run", *dialling(urls), *SHORT, "--key-file", "other.key", "--wait-for-workers", "forever")
-    assert_one_line(run, f"alice at {urls['alice']}: alice has another network key; .*--key-file or FEDWS_KEY", 1)
+    assert_one_line(run, f"alice at {urls['alice']}: alice has a different network key; .*--key-file or FEDWS_KEY", 1)
     assert not (given.folder / "run").exists()
-    node.line("alice: a caller at 127.0.0.1 left without a proof of the network key")
+    node.line("alice: a peer at 127.0.0.1 disconnected without proving the network key")
     ended_well(given.fork("run", *dialling(urls), *SHORT))
     for command in (run, node):
         assert KEY not in command.everything and OTHER not in command.everything
@@ -87,20 +90,21 @@ def test_insecure_on_one_side_is_refused_by_the_other_and_said_by_both(given: Pr
     guarded = given.fork("worker", *identity("alice"), *DIGITS)
     opened = given.fork("worker", *identity("bob"), *DIGITS, "--insecure")
     urls = serving({"alice": guarded, "bob": opened})
-    opened.line(r"\| bob takes part --insecure: whoever reaches it may have it train")
+    opened.line(r"\| bob: authentication is disabled \(--insecure\); any peer can run tasks")
     run = given.fork("run", *dialling({"alice": urls["alice"]}), *SHORT, "--insecure")
-    assert_one_line(run, r"alice asks for the network key \(--key-file or FEDWS_KEY\), and was called --insecure$", 1)
+    what = r"alice requires the network key \(--key-file or FEDWS_KEY\), but the coordinator uses --insecure$"
+    assert_one_line(run, what, 1)
     run = given.fork("run", *dialling({"bob": urls["bob"]}), *SHORT)
-    assert_one_line(run, "it takes part --insecure, and proves nothing; give it --key-file or FEDWS_KEY$", 1)
+    assert_one_line(run, r"it does not authenticate \(--insecure\); set its --key-file or FEDWS_KEY$", 1)
     run = ended_well(given.fork("run", *dialling({"bob": urls["bob"]}), *SHORT, "--insecure"))
-    run.line("--insecure: no worker has proved that it knows the network key$")
-    assert "insecure" not in guarded.everything.replace("called --insecure", "")
+    run.line("--insecure: the workers are not authenticated$")
+    assert "insecure" not in guarded.everything.replace("uses --insecure", "")
 
 
 def test_key_shows_and_replaces(bare: Processes) -> None:
     made = bare.fork("key", "show")
     assert made.end() == 0 and made.errors == [
-        f"there was none: made a new one, in {bare.folder / 'config' / 'fedws' / 'network.key'}"
+        f"created a new network key in {bare.folder / 'config' / 'fedws' / 'network.key'}"
     ]
     first = made.lines
     assert ended_well(bare.fork("key", "show")).lines == first
@@ -119,7 +123,7 @@ def test_a_new_key_that_is_not_used_is_told_of(given: Processes) -> None:
     """FEDWS_KEY goes before it; not before a file that is named."""
     place = given.folder / "config" / "fedws" / "network.key"
     (told,) = ended_well(given.fork("key", "new")).lines
-    assert told == f"a new key is in {place}, but FEDWS_KEY is set here and goes before it: unset FEDWS_KEY"
+    assert told == f"a new key is in {place}, but FEDWS_KEY is set and takes precedence; unset FEDWS_KEY"
     assert ended_well(given.fork("key", "show")).lines == [KEY] != [place.read_text().strip()]
     (told,) = ended_well(given.fork("key", "new", "--key-file", "my.key")).lines
     assert told.startswith("a new key is in my.key; ")

@@ -51,7 +51,7 @@ def test_the_process_that_trains_for_a_coordinator_does_so_too(files: Processes)
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, cwd=files.folder, env=environment)
     place = files.folder.resolve() / "pieces" / "beside.py"
     line = f"--plugin pieces/late.py: KeyError: 'label' ({place}, line 2)"
-    assert (ended.returncode, ended.stderr.decode()) == (1, f"the coordinator's training process: {line}\n")
+    assert (ended.returncode, ended.stderr.decode()) == (1, f"server trainer: {line}\n")
 
 
 @pytest.mark.parametrize("command", ["communication-cost", "demo-nodes", "key", "plot"])

@@ -53,7 +53,7 @@ def test_a_whole_run(
         )
     }
     urls = {name: command.line(rf"^{name} is serving at (\S+)$")[1] for name, command in commands.items()}
-    assert f"dora holds all {held} samples; --labels or --partition would choose a part" in commands["dora"].lines
+    assert f"dora holds all {held} samples; use --labels or --partition to select a part" in commands["dora"].lines
     assert f"len(datasets[{dataset}]): {held // 2}" in commands["erik"].lines
     flags = ("--model", model, "--loss", loss, "--rounds", "2", "--run-dir", "run")
     run = ended_well(processes.fork("run", *dialling(urls), *data, *flags))
@@ -80,4 +80,4 @@ def test_a_simulation(processes: Processes, plugin: tuple[str, str]) -> None:
 )
 def test_what_no_node_can_hold_is_one_line(command: str, processes: Processes, plugin: tuple[str, str]) -> None:
     found = processes.fork(*command.split(), "--dataset", "loader", *plugin)
-    assert_one_line(found, "dataset loader: it is a DataLoader; return the data set itself, not a DataLoader$", 2)
+    assert_one_line(found, "dataset loader: the factory returned a DataLoader; return the data set itself$", 2)

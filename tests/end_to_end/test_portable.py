@@ -30,7 +30,7 @@ class Extra(Net):
 @fedws.register("model", "none")
 def none(): pass
 """
-EXTRA = "model extra: '_extra_state' cannot travel: it is a dict, not a tensor, from get_extra_state of Extra; return"
+EXTRA = "model extra: cannot send '_extra_state': it is a dict, not a tensor, from get_extra_state of Extra; return"
 NONE = "model none: its factory returned None; return a torch.nn.Module"
 
 

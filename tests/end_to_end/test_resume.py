@@ -72,7 +72,7 @@ class Federation:
     def log(self, directory: str) -> list[str]:
         """The lines of a run's log, without times, and without what depends on when it was stopped."""
         lines = [line.partition(" | ")[2] for line in (self.folder / directory / "run.log").read_text().splitlines()]
-        return [line for line in lines if not line.startswith(("Going on after round ", "Waiting for "))]
+        return [line for line in lines if not line.startswith(("Resumed after round ", "Waiting for "))]
 
     def records(self, directory: str) -> tuple[list[int], list[dict[str, object]]]:
         """The numbers of the rounds in their order, and the scores by round and model."""
@@ -114,7 +114,7 @@ def test_a_coordinator_that_is_killed_twice_goes_on(federation: Federation) -> N
     assert run.end() == -signal.SIGKILL
     seen = len(federation.nodes["alice"].lines)
     run = federation.resume("killed")
-    run.line(rf"\| Going on after round 2 of {ROUNDS}$")
+    run.line(rf"\| Resumed after round 2 of {ROUNDS}$")
     third.unlink()
     run.line(f"Training round 5/{ROUNDS}$")
     federation.nodes["alice"].line("^held$", after=seen)
@@ -138,7 +138,7 @@ def test_a_run_that_was_stopped_says_how_to_go_on_with_it(federation: Federation
     assert run.end() == 130
     assert run.errors == ["fedws run: stopped"]
     hold.unlink()
-    assert run.lines[-1] == f"go on with: fedws run --resume '{directory}'"
+    assert run.lines[-1] == f"continue with: fedws run --resume '{directory}'"
     assert re.search(rf"\| Ended after round 1 of {ROUNDS}: stopped$", run.lines[-2])
     federation.assert_as_if_nothing_had_been(federation.resume(directory), directory)
 
@@ -158,7 +158,7 @@ def test_a_run_that_has_finished_is_over_at_once(federation: Federation) -> None
     before = {path.name: path.read_bytes() for path in (federation.folder / "whole").iterdir() if path.is_file()}
     run = federation.resume("whole", "--workers", "alice=ws://localhost:1", "bob=ws://localhost:2")
     assert run.end() == 0, run.everything
-    assert run.lines[0] == "this run had come to its end already"
+    assert run.lines[0] == "the run is already finished"
     assert re.match(rf"Federated accuracy after round {ROUNDS}: \d+\.\d\d%$", run.lines[1])
     assert [text.split() for text in run.lines[2:]] == [
         ["log", "whole/run.log"],
@@ -178,9 +178,9 @@ def test_a_run_of_another_plan_says_what_differs(federation: Federation) -> None
     run.end()
     hold.unlink()
     for flags, text in (
-        (["--lr", "0.5"], "its lr stays what it is, 0.1, not 0.5"),
-        (["--evaluator", "none"], "its evaluator stays what it is, testing, not none"),
-        (["--no-weight-by-samples", "--algorithm", "fedavg"], "its algorithm stays what it is, 'held', not 'fedavg'"),
+        (["--lr", "0.5"], "cannot change lr from 0.1 to 0.5"),
+        (["--evaluator", "none"], "cannot change evaluator from testing to none"),
+        (["--no-weight-by-samples", "--algorithm", "fedavg"], "cannot change algorithm from 'held' to 'fedavg'"),
     ):
         other = federation.resume("other", *flags)
         assert other.end() == 2
@@ -189,4 +189,4 @@ def test_a_run_of_another_plan_says_what_differs(federation: Federation) -> None
     newest.write_bytes(newest.read_bytes()[:-1])
     damaged = federation.resume("other")
     assert damaged.end() == 1
-    assert len(damaged.errors) == 1 and "there is no whole checkpoint in other/checkpoints" in damaged.errors[0]
+    assert len(damaged.errors) == 1 and "no intact checkpoint in other/checkpoints" in damaged.errors[0]

@@ -30,7 +30,7 @@ def slow():
 """A loss that is slow, so that a run is still going on when it is stopped."""
 
 
-GO_ON = "go on with: fedws run --resume "
+GO_ON = "continue with: fedws run --resume "
 
 
 def assert_stopped(command: Command, prog: str) -> None:
@@ -92,7 +92,7 @@ def test_a_worker_stopped_while_it_trains_is_awaited_by_name(processes: Processe
     nodes["bob"].send(number)
     assert_ended(nodes["bob"])
     assert run.end(SECONDS) == 1
-    assert run.errors == [f"fedws run: waited 1 s in vain for bob at {urls['bob']} (connection refused)"]
+    assert run.errors == [f"fedws run: not connected within 1 s: bob at {urls['bob']} (connection refused)"]
     run.line(r"\| bob has left: link lost: the node ends$")
     assert run.lines[-1] == f"{GO_ON}run"
 
@@ -105,7 +105,7 @@ def test_a_worker_that_is_killed_is_awaited_by_name_and_a_killed_run_frees_the_w
     nodes["bob"].line("^training$")
     nodes["bob"].send(signal.SIGKILL)
     assert run.end(SECONDS) == 1
-    assert run.errors == [f"fedws run: waited 1 s in vain for bob at {urls['bob']} (connection refused)"]
+    assert run.errors == [f"fedws run: not connected within 1 s: bob at {urls['bob']} (connection refused)"]
     alone = dialling({"alice": urls["alice"]})
     run = processes.fork("run", *alone, *flags, "--run-dir", "two")
     run.line("Training round 1/40$")

@@ -1,4 +1,4 @@
-"""A run under an adversary that moves workers and links, and the count of strikes that the run should keep."""
+"""A run under an adversary that moves workers and links, and the expected number of strikes."""
 
 import copy
 import dataclasses
@@ -20,33 +20,33 @@ from tests.helpers.contract_run import Case, Kind, Run, bits, failed, has_rounds
 
 
 class World(Run):
-    """A run under an adversary that moves workers and links; what it does is heard in the order in which it happened.
+    """A run under an adversary that moves workers and links; the scheduler gets its events in their order.
 
-    It is as fair as a network: a link that goes down answers its open orders as lost, then tells that the worker left,
-    and an order to a worker without a link is answered as lost.
+    It is as fair as a network. When a link is lost, its open requests are answered as lost, and then the worker
+    disconnects. A request to a worker without a link is answered as lost.
     """
 
     def __init__(self, case: Case, linked: Sequence[str]) -> None:
         self.linked = set(linked)
         self.queue: list[tuple[Event, bool]] = []
-        """What was not heard yet; and whether it is a report that cannot be used."""
+        """Events that the scheduler has not received, each with True if it is an unusable result."""
         self.given: dict[str, TaskRequest] = {}
-        """Orders that workers have and have not answered."""
+        """Requests that workers have received and not answered, by id."""
         self.born: dict[str, int] = {}
-        """The version at which an order was made."""
+        """Version of the model at which each request was made."""
         self.count: dict[str, int] = dict.fromkeys(case.workers, 0)
-        """Strikes in a row."""
+        """Number of consecutive strikes of each worker."""
         self.permanent: set[str] = set()
         """Workers that have refused for the whole run."""
         self.rows: dict[tuple[str, str], int] = {}
-        """How often in a row each worker was lost, or put off, with one request."""
+        """Consecutive losses or postponements of one request, by worker and kind."""
         self.fruitless: dict[str, int] = dict.fromkeys(case.workers, 0)
-        """Requests to each worker since anything made progress."""
+        """Number of requests to each worker since the last progress."""
         self.late = self.failed = 0
-        """Reports that came too late, and orders that failed, since the last version."""
+        """Number of late results since the last version; ``failed`` counts failed requests."""
         self.updates: list[dict[str, Any]] = []
         self.overdue: set[str] | None = None
-        """The orders that were open when the time of the round was up; None before."""
+        """Requests that were open at the round's deadline; None before it."""
         self.crashes = 0
         self.first = frozenset(linked)
         super().__init__(case, linked)
@@ -122,7 +122,7 @@ class World(Run):
         assert self.overdue is None or self.over or len(self.updates) < self.strategy.min_results, "a quorum was enough"
 
     def crash(self) -> None:
-        """The coordinator goes on from its last checkpoint; what was under way is lost, and said again by nobody."""
+        """Continue from the last checkpoint; everything since then is lost, and no event is repeated."""
         self.crashes += 1
         state, asked, self.excluded, self.count, self.permanent = copy.deepcopy(self.stored)
         self.rows, self.fruitless = {}, dict.fromkeys(self.case.workers, 0)
@@ -133,14 +133,14 @@ class World(Run):
         self.resume(state, sorted(self.linked))
 
     def repeat(self, number: int) -> None:
-        """What was heard before says nothing, if it was an answer."""
+        """Check that a second answer to the same request changes nothing."""
         answers = (found for found in self.history if isinstance(found, TaskResult | TaskFailure))
         heard = [found for found in answers if found.request_id not in self.open]
         if heard:
             assert self.strategy.react(self.state, heard[number % len(heard)]) == (self.state, ())
 
     def probe(self) -> None:
-        """Somebody is awaited exactly when those who are there could not go on, were they to answer all."""
+        """Check that the run waits for workers only if it cannot continue with the answers of those connected."""
         strategy, open_orders, asked = self.strategy, list(self.open.values()), 0
         awaited, state = strategy.waiting_for(self.state), copy.deepcopy(self.state)
         for worker in sorted(self.waiting):
@@ -160,7 +160,7 @@ class World(Run):
             assert not asked, "what was asked before may still be enough"
 
     def fair(self) -> None:
-        """From now on everybody is there and answers."""
+        """Connect all workers, and let them answer until the run ends."""
         for worker in self.case.workers:
             if worker not in self.linked:
                 self.link(worker)
@@ -214,7 +214,7 @@ class World(Run):
             self.count[order.worker] += self._strikes(order.worker, found)
 
     def _strikes(self, worker: str, found: Event) -> bool:
-        """Whether an answer that is no good is a strike: as the design words it, in a table of its own."""
+        """Return whether a bad answer is a strike, according to a table that is independent of the product."""
         if not isinstance(found, TaskFailure):
             return True
         if found.code == "permanent":
@@ -243,7 +243,7 @@ class World(Run):
         self.rows = {what: row for what, row in self.rows.items() if what[0] != worker}
 
     def _closed(self, orders: Sequence[TaskRequest]) -> None:
-        """A version was made: what it says of itself."""
+        """Check the record of a new version."""
         version, record = self.strategy.version(self.state), self.strategy.record(self.state)
         assert set(record.get("excluded", {})) == self.excluded
         assert (record["num_results"], record["num_failures"]) == (len(self.updates), self.failed)
@@ -265,6 +265,7 @@ class World(Run):
 
 
 FRUITLESS = 3 * (2 + 9 + 2 + 1)
-"""Requests to one worker, at most, without a report, a version or a transfer that progresses: before each of three
-strikes there may be two losses, nine in transfer and two refusals until later.
+"""Largest number of requests to one worker without a result, a version or progress of a transfer.
+
+Before each of three strikes there may be two losses, nine losses in transfer and two refusals until later.
 """

@@ -7,13 +7,13 @@ import torch
 
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sizes that torch.empty is asked for from now on."""
-    asked: list[int] = []
+    """Record the sizes of all calls of torch.empty while the context lasts."""
+    sizes: list[int] = []
     empty = torch.empty
 
     def spy(size: int, **options: Any) -> torch.Tensor:
-        asked.append(size)
+        sizes.append(size)
         return empty(size, **options)
 
     monkeypatch.setattr(torch, "empty", spy)
-    return asked
+    return sizes

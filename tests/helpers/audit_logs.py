@@ -26,7 +26,7 @@ def entry(number: int = 1, **changes: Any) -> AuditEntry:
 
 
 def log(folder: Path, lines: int = 5) -> Path:
-    """A log of so many lines."""
+    """Return an audit log of so many lines."""
     path = folder / "alice.jsonl"
     kept = AuditLog(path)
     for number in range(1, lines + 1):

@@ -14,7 +14,7 @@ from fedws.training.task_context import TaskContext
 
 
 class Points:
-    """Four samples."""
+    """A data set of four samples."""
 
     def __len__(self) -> int:
         return 4

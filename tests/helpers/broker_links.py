@@ -1,4 +1,4 @@
-"""Links over a real broker, and others who are on it."""
+"""Links over a real broker, and other clients of it."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ HELLO = Hello(run="r", node="alice", protocol=1)
 
 
 async def dialled(url: str, limits: Limits = LIMITS, node: str = "alice", *, seal: bool = False) -> MqttChannel:
-    """A coordinator's end of a link."""
+    """Open the coordinator's end of a link."""
     channel = await soon(MqttTransport().connect(url, limits, node, encrypt_payloads=seal))
     assert isinstance(channel, MqttChannel)
     return channel
@@ -31,7 +31,7 @@ async def dialled(url: str, limits: Limits = LIMITS, node: str = "alice", *, sea
 async def linked(
     url: str, limits: Limits = LIMITS, *, protected: bool = True, seal: bool = False
 ) -> AsyncIterator[tuple[MqttChannel, MqttChannel]]:
-    """Both ends of a link after the handshake, the coordinator's first."""
+    """Return both ends of a link after the handshake, the coordinator's first."""
     arrived: asyncio.Queue[MqttChannel] = asyncio.Queue()
     done = asyncio.Event()
 
@@ -60,15 +60,15 @@ class Stranger:
     def __init__(self, client: aiomqtt.Client) -> None:
         self._client = client
         self.seen: list[tuple[str, bytes, bool]] = []
-        """Topic, payload, and whether it was retained."""
+        """Topic, payload and retain flag of each message."""
         self._news = asyncio.Condition()
 
     async def say(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Returns when the broker has it."""
+        """Publish a message, and wait until the broker has it."""
         await self._client.publish(topic, payload, 1, retain)
 
     async def sees(self, topic: str, kind: int | None = None) -> bytes:
-        """The newest message on a topic that ends so; with a first byte of that kind, whatever its protection."""
+        """Wait for the newest message on a topic with this end and, if given, this first byte."""
 
         def found() -> list[bytes]:
             return [
@@ -82,7 +82,7 @@ class Stranger:
             return found()[-1]
 
     async def sees_closed(self, count: int) -> dict[str, bytes]:
-        """Wait until so many links were closed by the node; gives the payload of each by its topic."""
+        """Wait until the node has closed so many links; return the payload of each by its topic."""
 
         def found() -> dict[str, bytes]:
             return {topic: payload[9:] for topic, payload, _ in self.seen if payload[:1] == bytes([FrameKind.CLOSE])}
@@ -92,7 +92,7 @@ class Stranger:
             return found()
 
     async def sees_topic(self, part: str) -> str:
-        """The newest topic that has a message, and contains this."""
+        """Wait for a topic that contains this text and has a message; return the newest."""
 
         def found() -> list[str]:
             return [topic for topic, payload, _ in self.seen if part in topic and payload]
@@ -102,7 +102,7 @@ class Stranger:
             return found()[-1]
 
     async def read(self) -> None:
-        """Until the connection ends."""
+        """Read all messages until the connection ends."""
         with contextlib.suppress(aiomqtt.MqttError):
             async for message in self._client.messages:
                 assert isinstance(message.payload, bytes)
@@ -113,7 +113,7 @@ class Stranger:
 
 @contextlib.asynccontextmanager
 async def stranger(broker: Mosquitto, topics: str = "#") -> AsyncIterator[Stranger]:
-    """One who has an account there."""
+    """Connect a client with an account at the broker."""
     client = aiomqtt.Client(
         "localhost", broker.port, username="fedws", password=PASSWORD, protocol=aiomqtt.ProtocolVersion.V5
     )

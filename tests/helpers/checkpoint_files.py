@@ -34,7 +34,7 @@ STATE = Pair({"w": torch.tensor([1.5, -2.5]), "n": torch.tensor(3)}, "before")
 
 @pytest.fixture
 def two(tmp_path: Path) -> Path:
-    """A directory with the checkpoints 11 and 12."""
+    """Return a directory with the checkpoints 11 and 12."""
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     checkpoints.save(11, STATE, {"round": 11})
     checkpoints.save(12, Pair(STATE.left, "after"), {"round": 12})

@@ -1,4 +1,4 @@
-"""A run of a strategy that gathers once, whose events the test makes; real workers answer, where it lets them."""
+"""A run of a collect-then-train scheduler, whose events the test makes; real workers answer its requests."""
 
 import copy
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ Kind = Literal["refused", "failed", "rejected", "lost"]
 
 
 class Run:
-    """A run whose events the test makes; the store is written as the driver writes it."""
+    """A run whose events the test makes; it writes the feature store as the driver does."""
 
     def __init__(self, name: str, folder: Path, here: Sequence[str] = WORKERS, **more: Any) -> None:
         basis = {"dataset": "points", "model": "points_net", "rounds": EPOCHS}
@@ -50,7 +50,7 @@ class Run:
         self.lines: list[str] = []
         self.state, orders = self.strategy.start(self.initial, self._declared())
         self.saved = copy.deepcopy(self.state)
-        """What a coordinator that is killed now would go on from, with what is stored."""
+        """State from which a coordinator that is killed now resumes, with the stored features."""
         self._hold(orders)
 
     @property
@@ -58,7 +58,7 @@ class Run:
         return self.strategy.version(self.state) >= EPOCHS or bool(self.strategy.failure(self.state))
 
     def answer(self, order: TaskRequest) -> TaskResult | TaskFailure:
-        """What the node itself answers, there and back over the wire."""
+        """Return the node's own answer; request and answer are encoded and decoded on the way."""
         node = self.nodes.get(order.worker)
         if node is None:
             records, policy = self.store.load_features(), Policy(min_samples=0)
@@ -68,7 +68,7 @@ class Run:
         return answer
 
     def take(self, event: Event) -> None:
-        """Store what is to be stored, and let it react."""
+        """Store the features of an event, and pass it to the scheduler."""
         if isinstance(event, TaskResult | TaskFailure):
             self.open.pop(event.request_id, None)
         if isinstance(event, WorkerConnected):
@@ -95,18 +95,18 @@ class Run:
         self._hold(orders)
 
     def resume(self) -> None:
-        """The coordinator was killed, and goes on from what it had saved."""
+        """Kill the coordinator, and resume from what it has saved."""
         self.open, self.ids = {}, set()
         state = copy.deepcopy(self.saved).with_stored_chunks(self.store.count_chunks())
         self.state, orders = self.strategy.resume(state, self._declared())
         self._hold(orders)
 
     def _declared(self) -> dict[str, int]:
-        """Who is there, and how many samples each declares."""
+        """Return the connected workers, with the number of samples that each declares."""
         return {worker: len(Points(Path(), True)) for worker in sorted(self.here)}
 
     def finish(self, random: Random) -> "Run":
-        """Everybody answers, in any order."""
+        """Let all workers answer, in any order."""
         while self.open:
             self.take(self.answer(self.open[random.choice(sorted(self.open))]))
         return self
@@ -119,21 +119,21 @@ class Run:
         busy = {order.worker for order in self.open.values()}
         for order in orders:
             assert order.request_id not in self.ids, "an id is used once on a link"
-            assert order.worker not in busy, "who is busy is not asked"
-            assert order.worker in self.here | {DEFAULT_COORDINATOR_ID}, "only who is there is asked"
-            assert order.worker not in self.excluded, "who is excluded is not asked"
+            assert order.worker not in busy, "a busy worker gets no request"
+            assert order.worker in self.here | {DEFAULT_COORDINATOR_ID}, "only connected workers get requests"
+            assert order.worker not in self.excluded, "an excluded worker gets no request"
             assert order.task in (self.own if order.worker == DEFAULT_COORDINATOR_ID else registry.list_pieces("task"))
             busy.add(order.worker)
             self.open[order.request_id] = order
             self.ids.add(order.request_id)
             self.orders.append(order)
-        assert len(self.orders) < 500, "it asks on and on"
+        assert len(self.orders) < 500, "it makes requests without end"
         awaited = self.strategy.waiting_for(self.state)
         assert not set(awaited) & (self.here | self.excluded)
         if self.over:
             assert not orders and not awaited
         else:
-            assert self.open or awaited, "somebody must do something, or nothing ever happens"
+            assert self.open or awaited, "a run that continues has an open request or waits for workers"
 
 
 def failed(order: TaskRequest, kind: Kind) -> TaskFailure:

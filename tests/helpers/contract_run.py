@@ -1,4 +1,4 @@
-"""A run of any registered algorithm, whose events the test makes; every event is checked against the contract."""
+"""A run of any registered algorithm, whose events the test makes; each event is checked against the contract."""
 
 import dataclasses
 import math
@@ -30,12 +30,12 @@ NAMES = [
     for name in registry.list_pieces("algorithm")
     if not is_collect_then_train(registry.find_piece("algorithm", name))
 ]
-"""Those whose workers train; see ``test_collect_then_train.py`` for the others."""
+"""Algorithms whose workers train; see ``test_collect_then_train.py`` for the others."""
 WORKERS = ("alice", "bob", "charlie", "dora", "emil")
 ROUNDS = 3
 CALM = settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.too_slow])
 SHORT = {"fedbuff": "fedbuff:buffer_size=4"}
-"""Of a strategy whose default takes too many reports for a short run."""
+"""Options of algorithms whose defaults take too many results for a short run."""
 
 
 def has_rounds(name: str) -> bool:
@@ -43,7 +43,7 @@ def has_rounds(name: str) -> bool:
 
 
 class Case:
-    """A strategy, and the settings of a run with it."""
+    """An algorithm, and the settings of a run with it."""
 
     def __init__(self, name: str, workers: int = 3, rounds: int = ROUNDS, seed: int = 1, **more: Any) -> None:
         self.name = name
@@ -61,12 +61,12 @@ class Case:
 
     @property
     def whole(self) -> bool:
-        """Whether every worker has a part in every round."""
+        """True if every worker takes part in every round."""
         everybody = "sampler" not in self.more and self.more.get("min_results", 0) in (0, len(self.workers))
         return has_rounds(self.name) and everybody
 
     def made(self) -> tuple[Scheduler[Any], Tensors]:
-        """The strategy as a run has it, and the model it begins with."""
+        """Return the scheduler as a run has it, and the initial model."""
         basis = {"dataset": "points", "model": "points_linear", "batch_size": 8, "max_local_batches": 2}
         run = {"algorithm": SHORT.get(self.name, self.name), "rounds": self.rounds, "seed": self.seed}
         workers = {worker: f"memory://{worker}" for worker in self.workers}
@@ -86,7 +86,7 @@ Kind = Literal["refused", "failed", "rejected", "lost"]
 
 
 def answer(order: TaskRequest) -> TaskResult:
-    """What the worker itself answers, there and back over the wire."""
+    """Return the worker's own answer; request and answer are encoded and decoded on the way."""
     worker = Worker(order.worker, "points", Points(Path(), True))
     found = sent_over(worker.execute(sent_over(order)))
     assert isinstance(found, TaskResult), found
@@ -118,13 +118,13 @@ def told(order: TaskRequest) -> dict[str, Any]:
 
 
 class Run:
-    """A run whose events the test makes. Whatever they are, these promises are held at every moment."""
+    """A run whose events the test makes; it checks the guarantees of the contract after each event."""
 
     def __init__(self, case: Case, here: Sequence[str] | None = None) -> None:
         self.case = case
         self.strategy, self.initial = case.made()
         self.here = set(case.workers if here is None else here)
-        """Who is there, as far as the strategy has heard."""
+        """Workers that the scheduler regards as connected."""
         self.open: dict[str, TaskRequest] = {}
         self.orders: list[TaskRequest] = []
         self.excluded: set[str] = set()
@@ -144,7 +144,7 @@ class Run:
         return self.strategy.version(self.state) >= self.case.rounds
 
     def take(self, event: Event) -> Sequence[TaskRequest]:
-        """Let it react."""
+        """Pass an event to the scheduler, and check its requests."""
         strategy, before = self.strategy, self.state
         version, model = strategy.version(before), strategy.model(before)
         if isinstance(event, TaskResult | TaskFailure):
@@ -166,14 +166,14 @@ class Run:
         return orders
 
     def resume(self, state: Any, here: Sequence[str]) -> Sequence[TaskRequest]:
-        """Go on from a stored state."""
+        """Continue from a stored state."""
         self.here, self.open, self.waiting = set(here), {}, set()
         self.state, orders = self.strategy.resume(state, sorted(here))
         self._hold(orders)
         return orders
 
     def finish(self, random: Random, reply: Callable[[TaskRequest], TaskResult] | None = None) -> "Run":
-        """Everybody answers, in any order; ``reply`` instead of the worker."""
+        """Let all workers answer, in any order; ``reply`` replaces their answers."""
         while self.open:
             self.take((reply or answer)(self.open[random.choice(sorted(self.open))]))
         return self
@@ -186,20 +186,20 @@ class Run:
         self.excluded |= gone
         for order in orders:
             assert order.request_id not in {other.request_id for other in self.orders}, "an id is used once"
-            assert order.worker in self.here, "only who is there is asked"
-            assert order.worker not in busy, "who is busy is not asked"
-            assert order.worker not in self.excluded, "who is excluded is not asked"
-            assert order.worker not in self.waiting, "who has refused until later is not asked before"
+            assert order.worker in self.here, "only connected workers get requests"
+            assert order.worker not in busy, "a busy worker gets no request"
+            assert order.worker not in self.excluded, "an excluded worker gets no request"
+            assert order.worker not in self.waiting, "a worker that has refused until later gets no request before"
             assert order.task in registry.list_pieces("task") and bits(order.tensors) == bits(self.model)
             busy.add(order.worker)
             self.open[order.request_id] = order
             self.orders.append(order)
-        assert len(self.orders) < 2000, "it asks on and on"
+        assert len(self.orders) < 2000, "it makes requests without end"
         reason, awaited = self.strategy.failure(self.state), self.strategy.waiting_for(self.state)
         assert reason.isprintable()
-        assert not set(awaited) & (self.here | self.excluded), "who is awaited is away"
+        assert not set(awaited) & (self.here | self.excluded), "the run waits only for disconnected workers"
         if self.over:
-            assert not orders and not awaited, "a run that is over asks nobody and waits for nobody"
+            assert not orders and not awaited, "an ended run makes no requests and does not wait"
             assert not (reason and self.ended)
         else:
             waiting = self.waiting & self.here - self.excluded
@@ -219,7 +219,7 @@ def _by_the_book(name: str, workers: int, rounds: int, seed: int) -> Tensors:
 
 
 def by_the_book(case: Case) -> Tensors:
-    """The model of a run in which nothing goes wrong and everybody has a part."""
+    """Return the model of a run without faults in which every worker takes part."""
     return _by_the_book(case.name, len(case.workers), case.rounds, case.seed)
 
 
@@ -233,7 +233,10 @@ def _template(task: str) -> TaskResult:
 
 
 def quick(order: TaskRequest) -> TaskResult:
-    """An answer as the worker's own in names, shapes and dtypes; its values hang on the order's seed and model."""
+    """Return an answer with the names, shapes and dtypes of the worker's own.
+
+    Its values depend on the seed and the model of the request.
+    """
     like = _template(order.task)
     told = sum(float(tensor.double().sum()) for tensor in order.tensors.values())
     shift = (order.seed % 1009 / 1009 + math.sin(told)) / 64
@@ -251,5 +254,5 @@ def _undisturbed(name: str, workers: int, rounds: int) -> Tensors:
 
 
 def undisturbed(case: Case) -> Tensors:
-    """As :func:`by_the_book`, with quick answers."""
+    """Return the model of :func:`by_the_book`, with quick answers."""
     return _undisturbed(case.name, len(case.workers), case.rounds)

@@ -24,7 +24,7 @@ def bits_of(tensor: torch.Tensor) -> list[int]:
 
 
 def plain(message: Message) -> dict[str, Any]:
-    """A message as what can be compared: tensors as dtype, shape and bits, in their order."""
+    """Return a message in a form that can be compared: tensors as dtype, shape and bits, in order."""
     found: dict[str, Any] = {"type": type(message), **vars(message)}
     if "tensors" in found:
         found["tensors"] = [

@@ -1,4 +1,4 @@
-"""Nodes that dial out, those who only say that they are one, and runs that listen for them."""
+"""Nodes that dial out, impostors of them, and runs that listen for them."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from fedws.security.credentials import INSECURE, Credentials
 from tests.helpers.federation import HELD, WORKERS, Points, settings
 
 FIRST, SECOND = "1" * 64, "2" * 64
-"""Instances of a node."""
+"""Instance ids of a node."""
 HELLO = Hello(run="cafe", node="alice", protocol=encoder.PROTOCOL_VERSION)
 
 
@@ -33,7 +33,7 @@ def join(instance: str = FIRST, node: str = "alice", protocol: int = encoder.PRO
 async def meeting(
     url: str = "memory://meeting", security: Credentials = INSECURE, silence: float = 60, *expected: str
 ) -> AsyncIterator[tuple[JoinListener, str]]:
-    """A place to join, as a run has one; gives its address too."""
+    """Open a listener as a run does, and return it with its address."""
     limits = Limits(peer_timeout=silence)
     place = JoinListener(expected or WORKERS, limits, security)
     async with find_transport(url).serve(url, place.handle, limits, security.tls) as address:
@@ -41,14 +41,14 @@ async def meeting(
 
 
 async def come(message: Message | None = None, url: str = "memory://meeting") -> Channel:
-    """Dial, and say this first."""
+    """Connect, and send this message first."""
     channel = await find_transport(url).connect(url, Limits())
     await channel.send(message or join())
     return channel
 
 
 def node(name: str) -> fedws.Worker:
-    """A worker, or the evaluator."""
+    """Return a worker, or the evaluator."""
     if name == "testing":
         return create_evaluator(name, "points", Points(Path(), False))
     return fedws.Worker(name, "points", Points(Path(), True), labels=HELD.get(name))
@@ -58,7 +58,7 @@ def node(name: str) -> fedws.Worker:
 async def outside(
     url: str, *names: str, security: Mapping[str, Credentials] | Credentials | None = None, limits: Limits | None = None
 ) -> AsyncIterator[None]:
-    """These nodes dial out; ``security`` is each one's or all's."""
+    """Let these nodes dial out; ``security`` is the credentials of each node or of all."""
     async with contextlib.AsyncExitStack() as stack:
         for name in names:
             own = security[name] if isinstance(security, Mapping) else security
@@ -67,7 +67,7 @@ async def outside(
 
 
 def expecting(url: str, *names: str, **more: Any) -> dict[str, Any]:
-    """The settings of a run over nodes that join there."""
+    """Return the settings of a run that listens for these nodes."""
     workers = [name for name in names if name != "testing"]
     found = settings({}, listen=url, expect_workers=workers, **more)
     del found["workers"]
@@ -75,7 +75,7 @@ def expecting(url: str, *names: str, **more: Any) -> dict[str, Any]:
 
 
 def free_port() -> int:
-    """One that nobody listens at, and below those that the system gives to who dials."""
+    """Return a free port below those that the system gives to outgoing connections."""
     while True:
         port = random.SystemRandom().randrange(20_000, 30_000)
         with contextlib.suppress(OSError), socket.socket() as probe:
@@ -87,12 +87,12 @@ def free_port() -> int:
 async def listening(
     directory: Path, lines: list[str] | None = None, **settings: Any
 ) -> AsyncIterator[tuple[asyncio.Task[fedws.RunResult], str]]:
-    """A run that is going on, and where it listens; ``lines`` get all that is logged meanwhile."""
+    """Start a run that listens, and return it with its address; ``lines`` collects the log lines."""
     heard: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            """Hear of the address."""
+            """Read the address from a log record."""
             words = record.getMessage().split()
             if lines is not None:
                 lines.append(record.getMessage())

@@ -1,4 +1,4 @@
-"""A small federation inside the test's own process: three workers and an evaluator on points in space."""
+"""A small federation in the process of a test: three workers and an evaluator with points in space."""
 
 import asyncio
 import contextlib
@@ -22,13 +22,13 @@ from fedws.protocol.messages import TaskRequest, TaskResult
 from fedws.training.base import Task
 
 PATIENCE = 60.0
-"""Seconds that a test waits for what comes at once."""
+"""Timeout in seconds of events that normally occur immediately."""
 WORKERS = ("alice", "bob", "charlie")
 Serve = Callable[..., Any]
 
 
 class PatientLimits(Limits):
-    """A handshake may take as long as a busy machine needs: it is not what these tests are about."""
+    """Limits whose handshake timeout is long enough for a busy machine."""
 
     @property
     def handshake_timeout(self) -> float:
@@ -36,7 +36,7 @@ class PatientLimits(Limits):
 
 
 class Points:
-    """Twelve points in four dimensions for each of ten labels; about half of them can be told apart."""
+    """A data set of twelve points in four dimensions for each of ten labels; about half are separable."""
 
     title: ClassVar = "Points"
     model: ClassVar = "points_linear"
@@ -54,7 +54,7 @@ class Points:
 
 
 class PointsLinear(nn.Module):
-    """One dense layer, and a buffer that counts."""
+    """A model of one dense layer, with a buffer that counts."""
 
     calls: torch.Tensor
 
@@ -64,14 +64,14 @@ class PointsLinear(nn.Module):
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
 
     def forward(self, points: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities."""
+        """Return log-probabilities."""
         if self.training:
             self.calls.add_(1)
         return log_softmax(self.dense(points), dim=1)
 
 
 class PointsNet(nn.Module):
-    """Two dense layers, to be cut between them."""
+    """A model of two dense layers, to be cut between them."""
 
     def __init__(self, *, inputs: int = 4) -> None:
         super().__init__()
@@ -80,13 +80,13 @@ class PointsNet(nn.Module):
         self.outer = nn.Linear(11, 10)
 
     def forward(self, points: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities."""
+        """Return log-probabilities."""
         return log_softmax(self.outer(self.relu(self.inner(points))), dim=1)
 
 
 @contextlib.contextmanager
 def registered() -> Iterator[None]:
-    """The data set and the models are known while the context lasts, and leave no trace for other tests."""
+    """Register the data set and the models while the context lasts."""
     fedws.register("dataset", "points")(Points)
     fedws.register("model", "points_linear")(PointsLinear)
     fedws.register("model", "points_net")(PointsNet)
@@ -99,9 +99,9 @@ def registered() -> Iterator[None]:
 
 @dataclass
 class Gate:
-    """A task that waits, in its thread, until the test opens it or the node tells it to stop.
+    """A task that waits in its thread until the test opens it or the node stops it.
 
-    ``held`` are the rounds that wait; all others pass.
+    ``held`` has the rounds that wait; all others continue at once.
     """
 
     task: Task = fit
@@ -111,7 +111,7 @@ class Gate:
     opened: threading.Event = field(default_factory=threading.Event)
 
     def __call__(self, order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
-        """Wait, then do the task's work."""
+        """Wait, then run the task."""
         if order.round in self.held:
             self.entered.set()
             while not self.opened.wait(0.02):
@@ -122,12 +122,12 @@ class Gate:
 
 
 async def happens(event: threading.Event) -> None:
-    """Wait for what another thread does."""
+    """Wait for an action of another thread."""
     assert await asyncio.to_thread(event.wait, PATIENCE), "did not happen"
 
 
 def worker(node: str = "alice", task: Task = fit) -> fedws.Worker:
-    """A worker on all points; ``traits`` is what it does when it is to train."""
+    """Return a worker on all points; ``traits`` is the task that it runs to train."""
     data = Points(Path(), True)
     return fedws.Worker(node, "points", data, labels=HELD.get(node), tasks={"fedavg.fit": task})
 
@@ -136,7 +136,7 @@ HELD: Mapping[str, Sequence[int]] = {"alice": (0, 1, 2, 3), "bob": (4, 5, 6), "c
 
 
 def evaluating(task: Task | None = None) -> fedws.Worker:
-    """The evaluator; ``task`` instead of its own."""
+    """Return the evaluator; ``task`` replaces its own."""
     node = create_evaluator("testing", "points", Points(Path(), False))
     if task is not None:
         node._tasks = {"evaluate": task}
@@ -144,7 +144,7 @@ def evaluating(task: Task | None = None) -> fedws.Worker:
 
 
 def address(scheme: str, node: str) -> str:
-    """Where to serve a node: at a free port, or under its name."""
+    """Return an address for a node: a free port, or its name."""
     return f"memory://{node}" if scheme == "memory" else "ws://localhost:0"
 
 
@@ -157,7 +157,7 @@ async def federation(
     limits: Limits | None = None,
     nodes: Sequence[str] = (*WORKERS, "testing"),
 ) -> AsyncIterator[dict[str, Any]]:
-    """Serve the nodes; gives the settings of a short run over them. ``tasks`` are what workers do, by id."""
+    """Serve the nodes, and return the settings of a short run; ``tasks`` has the workers' tasks by id."""
     urls = {}
     async with contextlib.AsyncExitStack() as stack:
         for node in nodes:
@@ -167,7 +167,10 @@ async def federation(
 
 
 def settings(urls: Mapping[str, str], **more: Any) -> dict[str, Any]:
-    """A run of two rounds over these nodes, both scored; no score is skipped, since at most eight models wait."""
+    """Return the settings of a run of two rounds over these nodes, both evaluated.
+
+    No evaluation is skipped, because at most eight models wait.
+    """
     found: dict[str, Any] = {
         "workers": {node: url for node, url in urls.items() if node != "testing"},
         "evaluator": {node: url for node, url in urls.items() if node == "testing"},
@@ -181,12 +184,12 @@ def settings(urls: Mapping[str, str], **more: Any) -> dict[str, Any]:
 
 
 def changed(report: TaskResult, **fields: Any) -> TaskResult:
-    """A report that says something else."""
+    """Return the result with other values."""
     return replace(report, **fields)
 
 
 class Proxy:
-    """Passes bytes on between a node and whoever dials it, until the test freezes it: then nobody hears of anybody."""
+    """A proxy between a node and its caller that passes bytes on until the test freezes it."""
 
     def __init__(self, url: str) -> None:
         self._port = int(url.rpartition(":")[2])
@@ -205,13 +208,13 @@ class Proxy:
         for pipe in self._pipes:
             pipe.cancel()
         await asyncio.gather(*self._pipes, return_exceptions=True)
-        for writer in self._writers:  # also where bytes are still to be written, or a pipe had not begun
+        for writer in self._writers:  # also if bytes are unsent, or a pipe has not started
             writer.transport.abort()
         await self._server.wait_closed()
         await asyncio.sleep(0)  # let aborted transports close their sockets
 
     def freeze(self) -> None:
-        """Let nothing through from now on; nobody is told."""
+        """Pass nothing on from now on, without closing a connection."""
         self._flows.clear()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""Programs of this project as copies of a process that has imported everything, where a test has others start them."""
+"""Programs of this project as copies of a process that has imported everything, for tests of their callers."""
 
 import os
 import runpy
@@ -12,7 +12,7 @@ from tests.helpers.processes import FORKS, enter
 
 
 class Copy:
-    """Of a process that has its imports behind it; to a benchmark's child it is what :class:`subprocess.Popen` is."""
+    """A copy of a process with its imports done; a benchmark uses it like a :class:`subprocess.Popen`."""
 
     def __init__(self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], **_: object) -> None:
         reader, writer = FORKS.Pipe(duplex=False)
@@ -35,7 +35,7 @@ class Copy:
 
 
 def _program(command: Sequence[str], folder: Path, environment: Mapping[str, str], out: Connection) -> None:
-    """In the new process: become ``python COMMAND``."""
+    """Turn the new process into ``python COMMAND``."""
     enter(folder, environment, out, out)
     sys.argv = list(command[1:] if command[0] == "-m" else command)
     run = runpy.run_module if command[0] == "-m" else runpy.run_path

@@ -19,7 +19,7 @@ BODY = b"\1\0\2\0"
 def raw(
     header: Any = HEADER, body: bytes = BODY, *, magic: bytes = b"FDWS", version: int = 1, length: int = -1
 ) -> bytes:
-    """A message made by hand; ``header`` is packed unless it is bytes."""
+    """Return a message of a header and a body; ``header`` is packed unless it is bytes."""
     packed = header if isinstance(header, bytes) else msgpack.packb(header)
     head = struct.pack("<4sII", magic, version, len(packed) if length < 0 else length) + packed
     return head + bytes(-len(head) % 64) + body
@@ -38,7 +38,7 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 def nested(levels: int) -> Any:
-    """So many maps and lists in each other."""
+    """Return so many nested maps and lists."""
     found: Any = 1
     for level in range(levels):
         found = {"x": found} if (levels - level) % 2 else [found]

@@ -16,20 +16,20 @@ from tests.helpers.support import REPOSITORY, TAKEOVER
 
 FOLDER = REPOSITORY / "examples" / "other_language"
 NETWORK = bytes.fromhex("5e" * 32)
-"""The key in FEDWS_KEY while tests run."""
+"""Network key of FEDWS_KEY while tests run."""
 HELD = (0, 1, 2, 3, 4)
-"""The digits that the worker in JavaScript holds."""
+"""Labels that the worker in JavaScript holds."""
 
 
 def alice(processes: Processes, node: str, data: Path, *flags: str) -> Command:
-    """The worker as a process."""
+    """Start the worker as a process."""
     return processes.execute(node, str(FOLDER / "worker.mjs"), "--id", "alice", "--data", str(data), *flags)
 
 
 async def met(
     channel: Channel, run: str = "run", key: bytes = NETWORK, node: str = "alice", takeover: str = TAKEOVER
 ) -> Welcome | Refusal:
-    """Return the end of the handshake, as the coordinator makes it; one of the same run takes over. Raises Refused."""
+    """Return the end of the handshake as the coordinator makes it; the same run may take over. Raise Refused."""
     hello = Hello(run=run, node=node, protocol=1, nonce=handshake.create_nonce())
     await channel.send(hello)
     challenge = await channel.receive()
@@ -42,7 +42,7 @@ async def met(
 
 @contextlib.asynccontextmanager
 async def dialled(url: str, run: str = "run", limits: Limits = Limits()) -> AsyncIterator[Channel]:  # noqa: B008
-    """A link that has been welcomed."""
+    """Open a link that has received the ``welcome``."""
     async with asyncio.timeout(PATIENCE):
         channel = await WebSocketTransport().connect(url, limits)
         try:
@@ -55,7 +55,7 @@ async def dialled(url: str, run: str = "run", limits: Limits = Limits()) -> Asyn
 
 
 async def asked(url: str, order: TaskRequest) -> TaskResult | TaskFailure:
-    """The answer to an order."""
+    """Return the answer to a request."""
     async with dialled(url) as channel:
         await channel.send(order)
         answer = await channel.receive()
@@ -64,7 +64,7 @@ async def asked(url: str, order: TaskRequest) -> TaskResult | TaskFailure:
 
 
 def order(**changed: Any) -> TaskRequest:
-    """To train the linear model on all samples at once, three times; ``changed`` are fields, or settings."""
+    """Return a request to train the linear model on all samples at once, three times, with changed fields."""
     settings = {
         "model": "linear",
         "dataset": "digits",

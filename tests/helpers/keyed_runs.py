@@ -22,7 +22,7 @@ WELCOME = Welcome(node="alice", role="worker", dataset="points", num_examples=12
 
 @contextlib.asynccontextmanager
 async def dialled(url: str) -> AsyncIterator[Channel]:
-    """A link to a node, of somebody who says whatever they like."""
+    """Open a link to a node, on which the test sends any message."""
     channel = await find_transport(url).connect(url, Limits())
     try:
         async with asyncio.timeout(PATIENCE):
@@ -32,13 +32,13 @@ async def dialled(url: str) -> AsyncIterator[Channel]:
 
 
 async def asked(channel: Channel, hello: Hello) -> Message:
-    """The answer to a hello."""
+    """Return the answer to a ``hello``."""
     await channel.send(hello)
     return await channel.receive()
 
 
 async def failed(url: str, folder: Path, security: Credentials) -> str:
-    """A run over alice must end at the first contact; gives what it says, and leaves nothing."""
+    """Check that a run over alice ends at the first contact and leaves no files; return its error."""
     with pytest.raises(fedws.RunFailed) as error:
         async with asyncio.timeout(PATIENCE):
             await fedws.run(

@@ -1,4 +1,4 @@
-"""Who dials a node and speaks the protocol by hand, as a coordinator that nobody has made."""
+"""A coordinator by hand, which connects to a node and sends any message of the protocol."""
 
 import asyncio
 import contextlib
@@ -21,12 +21,12 @@ HELLO = Hello(run="rough", node="alice", protocol=encoder.PROTOCOL_VERSION)
 
 
 def data(message: Message) -> bytes:
-    """A message's bytes."""
+    """Return the bytes of a message."""
     return b"".join(encoder.encode_message(message).fragments())
 
 
 def order(**changes: Any) -> TaskRequest:
-    """An order that alice would carry out."""
+    """Return a request that alice carries out."""
     model = torch.nn.Linear(4, 10)
     tensors = {f"dense.{name}": value.detach() for name, value in model.named_parameters()}
     training = fedws.TrainSettings(model="points_linear", dataset="points").model_dump()
@@ -43,13 +43,13 @@ def order(**changes: Any) -> TaskRequest:
 
 @contextlib.asynccontextmanager
 async def rough(url: str) -> AsyncIterator[ClientConnection]:
-    """A websocket to a node, for whatever one wants to send."""
+    """Open a websocket to a node, for any bytes."""
     async with connect(url, compression=None, proxy=None, close_timeout=PATIENCE) as socket:
         yield socket
 
 
 async def closed(socket: ClientConnection) -> str:
-    """Wait until the node closes the link; gives the reason."""
+    """Wait until the node closes the link; return the reason."""
     async with asyncio.timeout(PATIENCE):
         try:
             while True:
@@ -59,7 +59,7 @@ async def closed(socket: ClientConnection) -> str:
 
 
 async def answer(socket: ClientConnection) -> Message:
-    """The node's next message."""
+    """Return the node's next message."""
     decoder = Decoder()
     async with asyncio.timeout(PATIENCE):
         decoder.feed(await socket.recv(decode=False))
@@ -73,6 +73,6 @@ async def welcomed(socket: ClientConnection) -> None:
 
 
 async def honest(url: str, folder: Path, security: Credentials | None = None) -> None:
-    """A run over alice must go well."""
+    """Check that a run over alice succeeds."""
     result = await fedws.run(run_dir=folder, credentials=security, **settings({"alice": url}, rounds=1))
     assert [record["num_results"] for record in result.metrics] == [1]

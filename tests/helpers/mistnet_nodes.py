@@ -1,4 +1,4 @@
-"""Nodes of a run of MistNet over sockets: workers that are watched, the evaluator, and the coordinator's own."""
+"""Nodes of a run of MistNet over sockets: observed workers, the evaluator, and the server trainer."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from tests.helpers.federation import PATIENCE, Points, evaluating, settings
 from tests.helpers.support import REPOSITORY, sent_over
 
 RECORDS, CHUNKS = 120, 6
-"""Of one worker."""
+"""Number of records and of chunks of one worker."""
 PLUGIN = f"""
 import sys
 sys.path.insert(0, {str(REPOSITORY)!r})
@@ -29,11 +29,11 @@ from tests.helpers.federation import Points, PointsNet
 fedws.register("dataset", "points")(Points)
 fedws.register("model", "points_net")(PointsNet)
 """
-"""For the coordinator's own node, which is a process of its own."""
+"""Plugin of the server trainer, which is a process of its own."""
 
 
 class Thread:
-    """What :class:`ServerTrainer` is to a run."""
+    """A replacement of :class:`ServerTrainer` in a thread."""
 
     def __init__(self, plan: Plan, store: Path) -> None:
         self._store = FeatureStore(store)
@@ -42,7 +42,7 @@ class Thread:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """There is nothing to end."""
+        """Do nothing, because there is no process to end."""
 
     async def execute(self, order: TaskRequest) -> TaskResult | TaskFailure:
         answer = await asyncio.to_thread(
@@ -52,7 +52,7 @@ class Thread:
 
 
 class Node:
-    """A worker's tasks, watched: what it sent, and where it stops until it is let go on."""
+    """The tasks of a worker, observed: they record what was sent, and can stop until the test lets them continue."""
 
     def __init__(self, stops_at: int = 10**9) -> None:
         self.sent: list[tuple[int, torch.Tensor]] = []
@@ -72,7 +72,7 @@ class Node:
     def upload(self, order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
         if len(self.sent) == self._stops_at:
             self._loop.call_soon_threadsafe(self.reached.set)
-            workspace.stop.wait(PATIENCE)  # until its link is gone
+            workspace.stop.wait(PATIENCE)  # until its link is lost
         report = mistnet.upload(order, workspace)
         self.sent.append((order.settings["first"], report.tensors[FEATURES_KEY]))
         return report
@@ -80,7 +80,7 @@ class Node:
 
 @contextlib.asynccontextmanager
 async def served(name: str, node: Node, folder: Path, url: str = "ws://localhost:0") -> AsyncIterator[str]:
-    """A worker that keeps its uploads in ``folder``."""
+    """Serve a worker that keeps its uploads in ``folder``."""
     data = Points(Path(), True)
     worker = fedws.Worker(name, "points", data, labels=[], tasks=node.tasks, state_dir=folder / name)
     async with fedws.serve(worker, url, Limits(peer_timeout=6)) as address:
@@ -89,7 +89,7 @@ async def served(name: str, node: Node, folder: Path, url: str = "ws://localhost
 
 @contextlib.asynccontextmanager
 async def federation(folder: Path, nodes: Mapping[str, Node], **more: Any) -> AsyncIterator[dict[str, Any]]:
-    """All nodes and an evaluator; gives a run's settings."""
+    """Serve all nodes and an evaluator; return the settings of a run."""
     async with contextlib.AsyncExitStack() as stack:
         urls = {name: await stack.enter_async_context(served(name, node, folder)) for name, node in nodes.items()}
         urls["testing"] = await stack.enter_async_context(fedws.serve(evaluating(), "ws://localhost:0"))
@@ -97,7 +97,7 @@ async def federation(folder: Path, nodes: Mapping[str, Node], **more: Any) -> As
 
 
 def gathering(folder: Path, urls: Mapping[str, str], **more: Any) -> dict[str, Any]:
-    """A run's settings."""
+    """Return the settings of a run."""
     options, plugin = "split_at=relu,public_dataset=points,pretrain_epochs=2,epsilon=8", folder / "points.py"
     plugin.write_text(PLUGIN)
     model = {"algorithm": f"mistnet:{options}", "model": "points_net", "plugins": str(plugin)}

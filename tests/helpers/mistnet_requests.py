@@ -1,4 +1,4 @@
-"""What a coordinator asks of MistNet's workers, and a worker with a folder of its own."""
+"""Requests of a coordinator to MistNet's workers, and a worker with a folder of its own."""
 
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def reason(answer: TaskResult | TaskFailure) -> str:
 
 
 def on_data(answer: TaskResult | TaskFailure) -> bool:
-    """Whether it is what a coordinator gets for every failure that may depend on the samples."""
+    """Return whether this is the answer for every failure that may depend on the samples."""
     wanted = ("failed", "the task failed on its data (see the log of alice)", "")
     return isinstance(answer, TaskFailure) and (answer.kind, answer.reason, answer.code) == wanted
 

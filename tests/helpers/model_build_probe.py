@@ -1,4 +1,4 @@
-"""Requests for a model that notes where it is built, and the node that answers them."""
+"""Requests for a model that records where it is built, and the node that answers them."""
 
 import contextlib
 from collections.abc import Iterator
@@ -22,12 +22,12 @@ from tests.helpers import mistnet_requests
 from tests.helpers.federation import Points, registered
 
 MADE: list[str] = []
-"""The device of each model that was built, in order."""
+"""Device of each model that was built, in order."""
 TASKS = ("fedavg.fit", "fedsgd.gradient", "evaluate", "mistnet.extract")
 
 
 class Watched(nn.Module):
-    """Points to ten log-probabilities, with two layers; notes where its weights are."""
+    """A model of two layers from points to ten log-probabilities, which records the device of its weights."""
 
     def __init__(self, *, width: int = 11) -> None:
         super().__init__()
@@ -35,13 +35,13 @@ class Watched(nn.Module):
         MADE.append(self.inner.weight.device.type)
 
     def forward(self, points: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities."""
+        """Return log-probabilities."""
         outputs: torch.Tensor = self.outer(self.relu(self.inner(points))).log_softmax(1)
         return outputs
 
 
 class Reading(Watched):
-    """As that, and reads a value while it is built, which the device meta does not have."""
+    """The same model, which also reads a value while it is built; the device meta has none."""
 
     def __init__(self, *, width: int = 11) -> None:
         super().__init__(width=width)
@@ -54,7 +54,7 @@ def _kept() -> nn.Linear:
 
 
 class Keeping(Watched):
-    """As that, with a layer that is made once for all calls."""
+    """The same model, with a layer that is made once for all calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Keeping(Watched):
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """These models and the points are registered while the context lasts."""
+    """Register these models and the points while the context lasts."""
     MADE.clear()
     _kept.cache_clear()
     pieces = {"watched": Watched, "reading": Reading, "keeping": Keeping}
@@ -78,14 +78,14 @@ def watched() -> Iterator[None]:
 
 
 def weights(model: str = "watched") -> dict[str, torch.Tensor]:
-    """Those of a model, which is not noted."""
+    """Return the weights of a model, without recording it."""
     found = copy_to_cpu(registry.build_piece("model", model).state_dict())
     MADE.clear()
     return found
 
 
 def asked(task: str, model: str, tensors: Tensors, **more: Any) -> TaskRequest:
-    """A request of that task for that model, whose settings are otherwise good."""
+    """Return a request of a task for a model, with otherwise valid settings."""
     settings: dict[str, Any] = TrainSettings(model=model, dataset="points", max_local_batches=1).model_dump()
     if task == "evaluate":
         settings = EvalSettings(model=model, loss="nll", dataset="points").model_dump()
@@ -102,7 +102,7 @@ def asked(task: str, model: str, tensors: Tensors, **more: Any) -> TaskRequest:
 def answered(
     order: TaskRequest, policy: Policy | None = None, data: fedws.Dataset | None = None
 ) -> TaskResult | TaskFailure:
-    """The answer of a node with that policy and data; by default without one, and the points."""
+    """Return the answer of a node with that policy and data; by default without a policy, and with the points."""
     data, policy = data or Points(Path(), True), policy or Policy()
     make = create_evaluator if order.task == "evaluate" else Worker
     node = make("alice", "points", data, policy=policy)
@@ -111,7 +111,7 @@ def answered(
 
 
 def refused(order: TaskRequest, policy: Policy | None = None, data: fedws.Dataset | None = None) -> str:
-    """Why the request is refused for the whole run."""
+    """Return the reason why the request is refused for the whole run."""
     answer = answered(order, policy, data)
     assert isinstance(answer, TaskFailure) and (answer.kind, answer.code) == ("refused", "permanent"), answer
     return answer.reason

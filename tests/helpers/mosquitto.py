@@ -1,4 +1,4 @@
-"""A real Mosquitto on a free port of the loopback, with a user and a password, as tests and as many as they want."""
+"""A real Mosquitto on a free port of the loopback interface, with as many users as a test needs."""
 
 import contextlib
 import os
@@ -16,21 +16,21 @@ from tests.helpers.support import require
 
 USERS = ("fedws", "alice", "bob", "charlie", "testing")
 PASSWORD = "of-a-test"
-"""Of all of them."""
+"""Password of all users."""
 PROGRAM = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin")
-MISSING = "there is no MQTT broker here: apt-get install mosquitto"
+MISSING = "mosquitto not found; install it with: apt-get install mosquitto"
 _HASHED = "mosquitto_passwd"
 
 
 def free_port() -> int:
-    """One that nobody serves."""
+    """Return a port on which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class Mosquitto:
-    """A broker, which can be killed and started again at the same port. ``settings`` are lines of its configuration."""
+    """A broker that can be killed and restarted at the same port; ``settings`` are lines of its configuration."""
 
     def __init__(self, folder: Path, *settings: str, acl: str = "", port: int = 0, packet: int = 2_000_000) -> None:
         require(PROGRAM, MISSING)
@@ -44,7 +44,7 @@ class Mosquitto:
         passwords.write_text("".join(f"{user}:{PASSWORD}\n" for user in USERS))
         subprocess.run([_HASHED, "-U", passwords], check=True, capture_output=True)
         lines = [
-            "user root",  # else it could not read these files, if it is root who tests
+            "user root",  # as root it would drop its rights and could not read these files
             f"listener {self.port} 127.0.0.1",
             "allow_anonymous false",
             f"password_file {passwords}",
@@ -59,11 +59,11 @@ class Mosquitto:
         (folder / "mosquitto.conf").write_text("\n".join(lines))
 
     def at(self, user: str) -> str:
-        """Its URL for one of the users."""
+        """Return its URL for one of the users."""
         return f"mqtt://{user}@localhost:{self.port}"
 
     def start(self) -> None:
-        """Returns when it listens."""
+        """Start the broker, and wait until it listens."""
         command = [str(PROGRAM), "-c", str(self._folder / "mosquitto.conf")]
         self._running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         listens = threading.Event()
@@ -81,7 +81,7 @@ class Mosquitto:
         listens.set()
 
     def stop(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """End it, without a word unless another signal is sent."""
+        """Kill the broker, or send another signal."""
         if self._running is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._running.pid, number)
@@ -90,7 +90,7 @@ class Mosquitto:
 
     @property
     def memory(self) -> int:
-        """Bytes that it has in memory."""
+        """Return its resident memory in bytes."""
         assert self._running is not None
         return int(psutil.Process(self._running.pid).memory_info().rss)
 
@@ -102,7 +102,7 @@ class Mosquitto:
 
 @contextlib.contextmanager
 def mosquitto(folder: Path, *settings: str, acl: str = "", packet: int = 2_000_000) -> Iterator[Mosquitto]:
-    """A broker while the context lasts."""
+    """Run a broker while the context lasts."""
     folder.mkdir(parents=True, exist_ok=True)
     broker = Mosquitto(folder, *settings, acl=acl, packet=packet)
     try:

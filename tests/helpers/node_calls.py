@@ -1,4 +1,4 @@
-"""A worker that is served with one task, and links to it of runs by their ids."""
+"""A worker that is served with one task, and links to it for runs with given ids."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ SCHEMES = pytest.mark.parametrize("scheme", ["ws", "memory"])
 
 
 def order(round_number: int = 1, base: int = 0, request_id: str = "") -> TaskRequest:
-    """An order for alice that brings one number."""
+    """Return a request to alice with a tensor of one number."""
     tensors = {"x": torch.tensor([float(round_number)])}
     return TaskRequest(
         request_id=request_id or f"{round_number}/alice",
@@ -34,19 +34,19 @@ def order(round_number: int = 1, base: int = 0, request_id: str = "") -> TaskReq
 
 
 def echo(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
-    """Answers at once."""
+    """Return the request's tensors."""
     return workspace.build_result(order, {})
 
 
 @contextlib.asynccontextmanager
 async def serving(scheme: str, task: Task, limits: Limits | None = None) -> AsyncIterator[str]:
-    """Serve alice, with that task; gives her address."""
+    """Serve alice with that task; return her address."""
     async with fedws.serve(worker("alice", task), address(scheme, "alice"), limits, INSECURE) as url:
         yield url
 
 
 async def call(url: str, run: str) -> tuple[Channel, Message | None]:
-    """Dial and say hello; gives the answer, None if the link was closed instead."""
+    """Connect and send a ``hello``; return the answer, or None if the link was closed instead."""
     channel = await soon(find_transport(url).connect(url, Limits()))
     await channel.send(Hello(run=run, node="alice", protocol=1))
     with contextlib.suppress(LinkLost):
@@ -55,7 +55,7 @@ async def call(url: str, run: str) -> tuple[Channel, Message | None]:
 
 
 async def begin(url: str, run: str) -> Channel:
-    """Call until the node is free, as it soon is; gives the link."""
+    """Call until the node is free, which takes a moment; return the link."""
     async with asyncio.timeout(PATIENCE):
         while True:
             channel, answer = await call(url, run)

@@ -9,8 +9,8 @@ from tests.helpers.support import REPOSITORY
 
 
 def apart(function: Callable[[Path], None], directory: Path) -> str:
-    """What a function of a module prints in a process of its own, which may fork: it has one thread."""
-    # More threads than one would be lost in a fork, and waited for.
+    """Return the output of a module's function in a process of its own, which may fork because it has one thread."""
+    # A fork would lose further threads, and then wait for them.
     module, name = function.__module__, function.__name__
     code = f"import pathlib, torch, {module} as t; torch.set_num_threads(1); t.{name}(pathlib.Path({str(directory)!r}))"
     done = subprocess.run(

@@ -33,7 +33,7 @@ def failure(order: TaskRequest, kind: Kind = "failed", reason: str = "no power",
 
 
 def failing(roster: Participants, kind: Kind, times: int, round_number: int = 1, **more: Any) -> Participants:
-    """So many answers of bob's in a row to one request."""
+    """Return so many consecutive answers of bob to one request."""
     for _ in range(times):
         roster, order = ordered(roster, round_number=round_number)
         roster, _ = roster.apply(failure(order, kind, **more))

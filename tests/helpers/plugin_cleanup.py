@@ -1,4 +1,4 @@
-"""What tests of plugins share: all that they load is forgotten after them."""
+"""A fixture for tests of plugins, which removes all that they load."""
 
 import sys
 from collections.abc import Iterator

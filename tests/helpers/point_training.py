@@ -11,7 +11,7 @@ from fedws.training.task_context import TaskContext
 
 
 class Points:
-    """Points of a plane with two classes, or a value; the least that a data set can be."""
+    """A minimal data set: points of a plane with two classes, or with a value."""
 
     def __init__(self, samples: int, regression: bool = False) -> None:
         random = torch.Generator().manual_seed(samples)
@@ -26,7 +26,7 @@ class Points:
 
 
 def net() -> nn.Module:
-    """With everything that makes a state: parameters, batch norm's buffers, and chance (dropout)."""
+    """Build a model with every kind of state: parameters, the buffers of batch norm, and randomness (dropout)."""
     with seed_generators(3):
         return nn.Sequential(
             nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.4), nn.Linear(8, 2), nn.LogSoftmax(dim=1)

@@ -19,7 +19,7 @@ def order(task: str = "fedavg.fit", number: int = 1, **settings: Any) -> TaskReq
 
 
 class Points:
-    """Four samples."""
+    """A data set of four samples."""
 
     def __len__(self) -> int:
         return 4
@@ -29,7 +29,7 @@ class Points:
 
 
 class Training:
-    """A task that sends tensors; counts how often it was carried out."""
+    """A task that sends tensors, and counts its executions."""
 
     def __init__(self) -> None:
         self.done = threading.Semaphore(0)

@@ -1,4 +1,4 @@
-"""Finds the private names of libraries in our sources: what is not defined here, and what a base class has too."""
+"""Uses of private names of libraries in our sources, and names that are also those of a base class."""
 
 import ast
 import inspect
@@ -17,13 +17,13 @@ PACKAGES = ("fedws", "evaluator")
 
 
 def private(name: str) -> bool:
-    """Whether a name begins with one underscore."""
+    """Return whether a name begins with exactly one underscore."""
     return name.startswith("_") and not name.startswith("__") and name != "_"
 
 
 @cache
 def definitions(tree: ast.AST) -> frozenset[str]:
-    """The names that are defined in a node: functions, classes, variables and attributes that are set."""
+    """Return the names that are defined in a node: functions, classes, variables and attributes."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -35,16 +35,16 @@ def definitions(tree: ast.AST) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Source:
-    """One file."""
+    """One source file."""
 
     place: str
     tree: ast.Module
 
     def private_uses(self) -> Iterator[tuple[str, str]]:
-        """The private names that are used and are not ours, and where.
+        """Return the uses of private names that are not ours, with their places.
 
-        A name of ``self`` is ours if its class or a base class of ours defines it; of ``super()``, if a base class of
-        ours does; of anything else, if it is defined anywhere in our sources.
+        A name of ``self`` is ours if its class or one of our base classes defines it. A name of ``super()`` is ours if
+        one of our base classes defines it. Any other name is ours if our sources define it anywhere.
         """
         within: list[tuple[ast.AST, ast.ClassDef | None]] = [(self.tree, None)]
         while within:
@@ -67,7 +67,7 @@ def _ours(node: ast.Attribute, cls: ast.ClassDef | None) -> bool:
 
 
 def _family(cls: ast.ClassDef) -> Iterator[ast.ClassDef]:
-    """A class, and those of our classes that it derives from."""
+    """Return a class, and our classes that it derives from."""
     yield cls
     for base in cls.bases:
         name = ast.unparse(base).partition("[")[0].rpartition(".")[2]
@@ -78,7 +78,7 @@ def _family(cls: ast.ClassDef) -> Iterator[ast.ClassDef]:
 
 @cache
 def sources() -> tuple[Source, ...]:
-    """All our files."""
+    """Return all our files."""
     paths = [path for package in PACKAGES for path in sorted((REPOSITORY / package).rglob("*.py"))]
     return tuple(Source(_place(path), ast.parse(path.read_text(encoding="utf-8"))) for path in paths)
 
@@ -89,13 +89,13 @@ def _place(path: Path) -> str:
 
 @cache
 def everything() -> set[str]:
-    """All names that our files define."""
+    """Return all names that our files define."""
     return set().union(*(definitions(source.tree) for source in sources()))
 
 
 @cache
 def classes() -> dict[str, list[ast.ClassDef]]:
-    """Our classes by name."""
+    """Return our classes by name."""
     found: dict[str, list[ast.ClassDef]] = {}
     for source in sources():
         for node in ast.walk(source.tree):
@@ -106,7 +106,7 @@ def classes() -> dict[str, list[ast.ClassDef]]:
 
 @cache
 def stored(cls: Any) -> frozenset[str]:
-    """The names that a class's own source defines, and the attributes that it sets of ``self``; none of one in C."""
+    """Return the names that the source of a class defines, and the attributes that it sets; empty for a class in C."""
     try:
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     except (OSError, TypeError, SyntaxError):
@@ -126,16 +126,16 @@ def stored(cls: Any) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Derived:
-    """A class of ours with bases in libraries."""
+    """A class of ours with base classes in libraries."""
 
     cls: Any
     names: frozenset[str]
-    """What it defines or sets itself."""
+    """Names that the class defines or sets itself."""
     bases: tuple[Any, ...]
 
 
 def foreign() -> Iterator[Derived]:
-    """Our classes that derive from a class of a library."""
+    """Return our classes that derive from a class of a library."""
     for package in PACKAGES:
         for info in pkgutil.walk_packages(import_module(package).__path__, f"{package}."):
             if info.name.endswith("__main__"):

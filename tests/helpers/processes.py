@@ -1,7 +1,7 @@
-"""Commands of fedws as processes: started, listened to line by line, always ended.
+"""Commands of fedws as processes, whose output is read line by line, and which are always ended.
 
-A process that imports torch takes seconds to start, so most tests run their commands in copies of one process that
-has imported everything (multiprocessing's fork server); :meth:`Processes.start` starts one the ordinary way.
+A process that imports torch takes seconds to start. Most tests therefore run their commands in copies of one process
+that has imported everything (multiprocessing's fork server). :meth:`Processes.start` starts one the ordinary way.
 """
 
 import contextlib
@@ -23,9 +23,9 @@ import psutil
 from tests.helpers.support import REPOSITORY
 
 PATIENCE = 120.0
-"""Seconds to wait for what takes one or two: nobody waits so long unless the test fails."""
+"""Timeout in seconds of events that take one or two; only a failing test waits so long."""
 SECONDS = 20.0
-"""Within how many seconds a command that was told to end has ended, on a busy machine."""
+"""Seconds within which a command ends after a signal on a busy machine."""
 NODES = ("alice", "bob", "charlie", "testing")
 TINY = """
 import torch
@@ -39,16 +39,16 @@ class Tiny(fedws.ImageDataset):
         pixels = torch.arange(40 * 784).remainder(256).to(torch.uint8).reshape(40, 1, 28, 28)
         super().__init__(pixels, torch.arange(40) % 10, (0.5,), (0.5,))
 """
-"""A data set for processes that are only to be there: a process that reads the digits has scikit-learn to import."""
+"""Data set of processes that only have to run; the digits would need an import of scikit-learn."""
 NO_NETWORK = {f"{kind}_proxy": "http://127.0.0.1:1" for kind in ("http", "https", "all", "HTTP", "HTTPS", "ALL")}
-"""An environment in which nothing beyond this machine is reached."""
+"""Environment in which only this machine can be reached."""
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.helpers.preload"])
 
 
 class Command:
-    """A running command: its lines as they come, its signals, its end."""
+    """A running command, with its lines, signals and end."""
 
     def __init__(self, pid: int, wait: Callable[[float], int | None], out: int, err: int) -> None:
         self.pid = pid
@@ -65,7 +65,7 @@ class Command:
             reader.start()
 
     def line(self, pattern: str, after: int = 0, *, error: bool = False) -> re.Match[str]:
-        """Wait for a line, after so many, that contains ``pattern``; an end without it fails the test."""
+        """Wait for a line with ``pattern`` after so many lines; fail the test if the command ends before."""
         lines, seen, until = self.errors if error else self.lines, after, time.monotonic() + PATIENCE
         with self._news:
             while True:
@@ -83,7 +83,7 @@ class Command:
         os.kill(self.pid, number)
 
     def end(self, seconds: float = PATIENCE) -> int:
-        """Wait for the process to end by itself; gives its exit status."""
+        """Wait for the process to end by itself; return its exit status."""
         status = self._wait(seconds)
         assert status is not None, f"still running after {seconds:g} s:\n{self.everything}"
         for reader in self._readers:
@@ -91,7 +91,7 @@ class Command:
         return status
 
     def kill(self) -> None:
-        """End it and its children now, whatever they do."""
+        """Kill the process and its children."""
         family: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
             if self._wait(0) is None:
@@ -104,7 +104,7 @@ class Command:
 
     @property
     def everything(self) -> str:
-        """All that it printed so far, for a failed test to show."""
+        """Output of the command so far, for the report of a failed test."""
         return "\n".join([*self.lines, "-- on standard error --", *self.errors])
 
     def _read(self, stream: int, lines: list[str]) -> None:
@@ -119,7 +119,7 @@ class Command:
 
 
 class Processes:
-    """The processes of one test (or module), in one working directory; :meth:`close` ends those that are left."""
+    """The processes of one test or module in one working directory; :meth:`close` ends those that still run."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.folder = folder
@@ -127,7 +127,7 @@ class Processes:
         self._commands: list[Command] = []
 
     def start(self, *command: str) -> Command:
-        """Start ``python COMMAND``, as ``start("-m", "fedws", "demo-nodes")``; a script is one of the repository's."""
+        """Start ``python COMMAND``, such as ``start("-m", "fedws", "demo-nodes")`` or a script of the repository."""
         first, *rest = command
         if first.endswith(".py"):
             first = str(REPOSITORY / first)
@@ -157,7 +157,7 @@ class Processes:
         return self._kept(Command(process.pid, wait, *pipes))
 
     def fork(self, *argv: str, ignored: Sequence[signal.Signals] = ()) -> Command:
-        """Run ``fedws ARGV`` in a process that has its imports behind it, started with these signals ignored."""
+        """Run ``fedws ARGV`` in a process that has its imports done and ignores these signals."""
         return self._forked("", argv, ignored)
 
     def fork_script(self, script: str, *argv: str) -> Command:
@@ -185,16 +185,16 @@ class Processes:
         return self._kept(Command(process.pid, wait, *ends))
 
     def nodes(self, *flags: str, nodes: Sequence[str] = NODES) -> dict[str, str]:
-        """Serve these nodes at free ports, each with the flags; gives their addresses."""
+        """Serve these nodes at free ports, each with the flags; return their addresses."""
         return serving({node: self.fork("worker", *identity(node), *flags) for node in nodes})
 
     def tiny(self) -> tuple[str, ...]:
-        """The flags for data that are there at once."""
+        """Return the flags for data that need no time to load."""
         (self.folder / "tiny.py").write_text(TINY)
         return "--dataset", "tiny", "--plugin", "tiny.py"
 
     def close(self) -> None:
-        """End what still runs."""
+        """End the processes that still run."""
         for command in self._commands:
             command.kill()
 
@@ -204,30 +204,30 @@ class Processes:
 
 
 def identity(node: str) -> list[str]:
-    """The flags that make a worker or the evaluator of that name, at a free port."""
+    """Return the flags of a worker or the evaluator of that name, at a free port."""
     return ["--id", node, "--port", "0", *(["--evaluator"] if node == "testing" else [])]
 
 
 def serving(commands: Mapping[str, Command]) -> dict[str, str]:
-    """Wait until all of them serve; gives their addresses."""
+    """Wait until all of them serve; return their addresses."""
     return {node: command.line(rf"^{node} is serving at (wss?://\S+)$")[1] for node, command in commands.items()}
 
 
 def dialling(urls: Mapping[str, str]) -> list[str]:
-    """The coordinator's flags for these nodes, of which ``testing`` is the evaluator."""
+    """Return the coordinator's flags for these nodes, of which ``testing`` is the evaluator."""
     workers = [f"{node}={url}" for node, url in urls.items() if node != "testing"]
     return ["--workers", *workers, "--evaluator", f"testing={urls['testing']}" if "testing" in urls else "none"]
 
 
 def ended_well(command: Command) -> Command:
-    """It has ended with status 0 and nothing on standard error; gives it back."""
+    """Check that the command has ended with status 0 and no errors; return it."""
     assert command.end() == 0, command.everything
     assert command.errors == [], command.everything
     return command
 
 
 def assert_one_line(command: Command, pattern: str, status: int | None = None) -> None:
-    """It has ended with one line that says what was wrong."""
+    """Check that the command has failed with one line of error."""
     ended = command.end(30)
     assert ended != 0 if status is None else ended == status, command.everything
     assert len(command.errors) == 1, command.everything
@@ -236,7 +236,7 @@ def assert_one_line(command: Command, pattern: str, status: int | None = None) -
 
 
 def enter(folder: Path, environment: Mapping[str, str], out: Connection, err: Connection) -> None:
-    """In the new process: be where it is to be."""
+    """Enter the directory and the environment of the new process."""
     for number, pipe in ((1, out), (2, err)):
         os.dup2(pipe.fileno(), number)
     os.chdir(folder)
@@ -254,7 +254,7 @@ def _command(
     out: Connection,
     err: Connection,
 ) -> None:
-    """In the new process: become ``fedws ARGV``, or a script."""
+    """Turn the new process into ``fedws ARGV``, or a script."""
     enter(folder, environment, out, err)
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)

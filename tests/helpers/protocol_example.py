@@ -1,4 +1,4 @@
-"""The example of docs/protocol.md: its samples, the worker's answer, and dumps of its bytes."""
+"""The example of docs/topics/protocol.md: its samples, the worker's answer, and dumps of its bytes."""
 
 import torch
 
@@ -8,7 +8,7 @@ from tests.helpers.protocol_page import example
 
 
 def hexdump(data: bytes) -> str:
-    """Sixteen bytes a line: offset, hexadecimal, text."""
+    """Return a dump with sixteen bytes a line: offset, hexadecimal, text."""
     lines = []
     for start in range(0, len(data), 16):
         piece = data[start : start + 16]
@@ -18,7 +18,7 @@ def hexdump(data: bytes) -> str:
 
 
 class TwoPoints:
-    """The example's samples."""
+    """A data set with the example's samples."""
 
     targets = torch.tensor([0, 1])
 
@@ -30,7 +30,7 @@ class TwoPoints:
 
 
 def fitted() -> TaskResult:
-    """What a worker answers to the example's order."""
+    """Return the worker's answer to the example's request."""
     answer = Worker("alice", "two_points", TwoPoints()).execute(example(TaskRequest))
     assert isinstance(answer, TaskResult), answer
     return answer

@@ -1,7 +1,7 @@
-"""Runs that go on: copies of a run's directory at every moment, and what must be the same in the end.
+"""Runs that are resumed: copies of a run's directory at every moment, and what must be equal in the end.
 
-A run in virtual time does everything in one thread. So a copy of its directory, made at some moment, is what would be
-there had the coordinator been killed just then.
+A run in virtual time does everything in one thread. A copy of its directory is therefore the same as the directory of a
+coordinator that was killed at that moment.
 """
 
 import asyncio
@@ -23,28 +23,28 @@ from tests.helpers.support import recorded
 from tests.helpers.virtual_runs import ALL
 
 SCORING = 12.0
-"""Virtual seconds that a score takes: the scores of a round are not there when the next round ends."""
+"""Virtual seconds of an evaluation; the scores of a round are incomplete when the next round ends."""
 
 
 def plan(**more: Any) -> dict[str, Any]:
-    """Four rounds, of which the first, the third and the fourth are scored."""
+    """Return the plan of four rounds, of which the first, the third and the fourth are evaluated."""
     nodes = more.pop("nodes", ALL)
     basis = {"rounds": 4, "evaluate_every": 2, "evaluate_worker_models": 2}
     return settings({node: f"memory://{node}" for node in nodes}, **{**basis, **more})
 
 
 def log(run: Path) -> list[str]:
-    """The lines of its log, without their times, those of nodes, and those that tell of going on or of waiting."""
+    """Return the lines of the run's log, without times, lines of nodes, and lines about resuming or waiting."""
     lines = [line.partition(" | ")[2] for line in (run / "run.log").read_text().splitlines()]
     assert all(lines)
-    return [line for line in lines if not re.match(r"\w+: run \w+ (begins|ended)|Going on after |Waiting for ", line)]
+    return [line for line in lines if not re.match(r"\w+: run \w+ (started|ended)|Resumed after |Waiting for ", line)]
 
 
 def records(run: Path) -> tuple[list[Any], list[Any]]:
-    """Those of rounds, without what differs from run to run, and those of scores, in the order of rounds."""
+    """Return the records of rounds without values that differ from run to run, and those of scores, in order."""
     rounds, scores = recorded(run, "round"), recorded(run, "evaluation")
-    told = [{key: record[key] for key in record if not key.startswith(("seconds", "bytes"))} for record in rounds]
-    return told, sorted(scores, key=lambda record: (record["round"], record["model"]))
+    kept = [{key: record[key] for key in record if not key.startswith(("seconds", "bytes"))} for record in rounds]
+    return kept, sorted(scores, key=lambda record: (record["round"], record["model"]))
 
 
 def files(run: Path) -> set[str]:
@@ -68,13 +68,13 @@ def assert_as_if_nothing_had_been(result: fedws.RunResult, whole: fedws.RunResul
 
 
 class Copies:
-    """Copies of a run's directory at every moment at which it changes, each once."""
+    """Copies of a run's directory, one at every moment at which it changes."""
 
     def __init__(self, run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.run = run
         self.folder = folder
         self.all: dict[str, Path] = {}
-        """By what had just happened, or was about to."""
+        """Copies by the event that had just happened, or was about to."""
         self._known: set[bytes] = set()
         for owner, name in [(Path, "replace"), (Path, "unlink"), (Path, "rmdir"), (RunLog, "write_record")]:
             monkeypatch.setattr(owner, name, self._watched(name, getattr(owner, name)))
@@ -105,7 +105,7 @@ class Copies:
 async def whole_and_copies(
     folder: Path, monkeypatch: pytest.MonkeyPatch, **more: Any
 ) -> tuple[fedws.RunResult, Copies]:
-    """An undisturbed run, and copies of what was there at each moment of it."""
+    """Run without a fault, and return the run with copies of its directory at every moment."""
     with monkeypatch.context() as patch:
         copies = Copies(folder / "whole", folder / "copies", patch)
         result = await fedws.run(run_dir=folder / "whole", **plan(**more))
@@ -113,7 +113,7 @@ async def whole_and_copies(
 
 
 async def stopped(run: Path, at: Callable[[Mapping[str, Any]], bool], **more: Any) -> list[Any]:
-    """Begin a run and cancel it, as Ctrl+C does, as soon as there is such a record."""
+    """Start a run, and cancel it, as Ctrl+C does, as soon as such a record exists."""
     seen: list[Any] = []
 
     def observe(record: Mapping[str, Any]) -> None:

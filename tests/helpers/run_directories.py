@@ -11,7 +11,7 @@ PLAN = build_plan(
 
 
 def names(directory: Path) -> set[str]:
-    """What is there."""
+    """Return the names of the files."""
     return {path.name for path in directory.iterdir()}
 
 

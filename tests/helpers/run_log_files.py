@@ -12,7 +12,7 @@ from fedws.recording.run_log import RunLog, log
 
 @pytest.fixture(autouse=True)
 def level() -> Iterator[None]:
-    """A record that is open sets the level of the log; it is put back."""
+    """Restore the level of the log, which an open record sets."""
     before = log.level, list(log.handlers)
     yield
     log.setLevel(before[0])
@@ -28,7 +28,7 @@ def record(tmp_path: Path) -> Iterator[RunLog]:
 
 
 def strict(text: str) -> Any:
-    """JSON of RFC 8259: no NaN, no Infinity."""
+    """Parse JSON of RFC 8259, which has no NaN and no Infinity."""
 
     def refuse(name: str) -> None:
         raise ValueError(f"{name} is not JSON")

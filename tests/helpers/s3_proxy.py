@@ -1,4 +1,4 @@
-"""An S3 store on this machine (moto), behind a proxy that makes what goes wrong with stores."""
+"""An S3 store on this machine (moto), behind a proxy that causes the faults of stores."""
 
 import contextlib
 import http.client
@@ -32,15 +32,15 @@ ENVIRONMENT = {
     "AWS_EC2_METADATA_DISABLED": "true",
     "NO_PROXY": "127.0.0.1",
 }
-"""Credentials that are nobody's, and no other place to find any."""
+"""Invalid credentials, and settings that prevent a search for others."""
 Fault = Callable[["Handler"], None]
 ALWAYS = 10**9
 _BUCKET_NUMBERS = itertools.count()
-"""Of all stores of this process: moto keeps their buckets until the process ends."""
+"""Numbers of all buckets of this process, because moto keeps them until it ends."""
 
 
 def operation(method: str, url: str) -> str:
-    """What S3 calls a request."""
+    """Return the name of a request in S3."""
     parts = urlsplit(url)
     query = parse_qs(parts.query, keep_blank_values=True)
     if not parts.path.strip("/").partition("/")[2]:  # of a bucket
@@ -75,21 +75,21 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_DELETE = _handle  # noqa: N815
 
     def body(self, most: int | None = None) -> None:
-        """Read what the client sends, or so many bytes of it."""
+        """Read the request's body, or at most ``most`` bytes of it."""
         size = int(self.headers.get("Content-Length", 0))
         self.sent = self.rfile.read(size if most is None else min(most, size))
 
     def ask(self) -> tuple[http.client.HTTPResponse, bytes]:
-        """Have the store answer."""
+        """Send the request to the store, and return its answer."""
         with contextlib.closing(http.client.HTTPConnection(*self.server.behind)) as store:
             store.request(self.command, self.path, self.sent, dict(self.headers))
             answer = store.getresponse()
             return answer, answer.read()
 
     def forward(self, most: int | None = None) -> None:
-        """Hand the store's answer on, or so many bytes of it."""
+        """Pass the store's answer on, with at most ``most`` bytes of its body."""
         answer, data = self.ask()
-        if answer.status == 500 and "uploadId" in self.path:  # moto, of an upload that is no more
+        if answer.status == 500 and "uploadId" in self.path:  # moto's answer for an upload that does not exist
             self.refuse(404, "NoSuchUpload")
             return
         self.send_response_only(answer.status)
@@ -99,7 +99,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(data, most)
 
     def answer(self, data: bytes, most: int | None = None) -> None:
-        """End the head, and send the body or so many bytes of it."""
+        """End the header, and send at most ``most`` bytes of the body."""
         if data or self.command != "DELETE":
             self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -112,11 +112,11 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(f"<Error><Code>{code}</Code><Message>{SECRET}</Message></Error>".encode())
 
     def log_message(self, *_: Any) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 def refuses(status: int, code: str, ahead: float = 0.0) -> Fault:
-    """Answer with an error; ``ahead``: by so many seconds is the client's clock ahead of the store's."""
+    """Answer with an error; the client's clock is ``ahead`` seconds ahead of the store's."""
 
     def fault(handler: Handler) -> None:
         handler.body()
@@ -126,7 +126,7 @@ def refuses(status: int, code: str, ahead: float = 0.0) -> Fault:
 
 
 def cuts_answer(after: int) -> Fault:
-    """End the connection after so many bytes of the store's answer."""
+    """Close the connection after so many bytes of the store's answer."""
 
     def fault(handler: Handler) -> None:
         handler.body()
@@ -137,7 +137,7 @@ def cuts_answer(after: int) -> Fault:
 
 
 def cuts_request(after: int) -> Fault:
-    """End the connection after so many bytes of what the client sends; the store hears nothing of it."""
+    """Close the connection after so many bytes of the request; the store does not receive it."""
 
     def fault(handler: Handler) -> None:
         handler.body(after)
@@ -147,21 +147,21 @@ def cuts_request(after: int) -> Fault:
 
 
 def loses_answer(handler: Handler) -> None:
-    """The store does what it is asked, but its answer does not arrive."""
+    """Close the connection after the store has carried out the request, without its answer."""
     handler.body()
     handler.ask()
     handler.close_connection = True
 
 
 def hangs(handler: Handler) -> None:
-    """No answer, ever."""
+    """Read the request, and never answer."""
     handler.body()
     handler.server.ended.wait()
     handler.close_connection = True
 
 
 def stalls(after: int) -> Fault:
-    """So many bytes of an answer, and no more."""
+    """Send so many bytes of an answer, then nothing more."""
 
     def fault(handler: Handler) -> None:
         handler.body()
@@ -174,14 +174,14 @@ def stalls(after: int) -> Fault:
 
 
 def garbage(handler: Handler) -> None:
-    """What another kind of server says."""
+    """Answer like a server that is not S3."""
     handler.body()
     handler.send_response_only(404)
     handler.answer(b"<html><p>There is no such page</html>")
 
 
 def answers(data: bytes, **headers: str) -> Fault:
-    """Such bytes, whatever was asked, with headers named so (``_`` for ``-``)."""
+    """Answer every request with these bytes, and with these headers (``_`` stands for ``-``)."""
 
     def fault(handler: Handler) -> None:
         handler.body()
@@ -194,7 +194,7 @@ def answers(data: bytes, **headers: str) -> Fault:
 
 
 def dribbles(handler: Handler) -> None:
-    """The store's answer, but of its body a byte now and then, without an end."""
+    """Send the header of the store's answer, then its body one byte at a time, without an end."""
     handler.body()
     answer, data = handler.ask()
     handler.send_response_only(answer.status)
@@ -208,8 +208,8 @@ def dribbles(handler: Handler) -> None:
 
 
 @dataclass
-class Wanted:
-    """A fault to make."""
+class PlannedFault:
+    """A fault to cause."""
 
     operation: str
     fault: Fault
@@ -218,7 +218,7 @@ class Wanted:
 
 
 class StoreProxy(ThreadingHTTPServer):
-    """Hands requests on to a store, but for those that :meth:`make` names."""
+    """A proxy that passes requests on to a store, except those that :meth:`make` names."""
 
     daemon_threads = True
 
@@ -228,9 +228,9 @@ class StoreProxy(ThreadingHTTPServer):
         if tls is not None:
             self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.requests: list[str] = []
-        """What was asked for, by S3's names."""
+        """Names of the requests so far, in S3's terms."""
         self.ended = threading.Event()
-        self._wanted: list[Wanted] = []
+        self._planned: list[PlannedFault] = []
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
@@ -249,50 +249,50 @@ class StoreProxy(ThreadingHTTPServer):
     def make(self, operation: str, fault: Fault, times: int = 1, skip: int = 0) -> None:
         """Answer the next requests for ``operation`` with a fault, after the first ``skip``."""
         with self._lock:
-            self._wanted.append(Wanted(operation, fault, times, skip))
+            self._planned.append(PlannedFault(operation, fault, times, skip))
 
     def heal(self) -> None:
-        """Make no more faults, and forget what was asked for."""
+        """Cause no more faults, and forget all requests."""
         with self._lock:
-            self._wanted.clear()
+            self._planned.clear()
         self.requests.clear()
 
     def next_fault(self, name: str) -> Fault | None:
-        """For a request of that name."""
+        """Return the fault for a request of that name, if there is one."""
         with self._lock:
-            for wanted in self._wanted:
-                if name.partition(" ")[0] != wanted.operation or not wanted.times:
+            for planned in self._planned:
+                if name.partition(" ")[0] != planned.operation or not planned.times:
                     continue
-                if wanted.skip:
-                    wanted.skip -= 1
+                if planned.skip:
+                    planned.skip -= 1
                     return None
-                wanted.times -= 1
-                return wanted.fault
+                planned.times -= 1
+                return planned.fault
         return None
 
     @cached_property
     def client(self) -> Any:
-        """Of the store itself; what it asks for is no part of :attr:`requests`."""
+        """Client of the store itself; its requests are not in :attr:`requests`."""
         return boto3.client("s3", endpoint_url="http://{}:{}".format(*self.behind))
 
     def bucket(self) -> str:
-        """Make an empty one."""
+        """Create an empty bucket, and return its name."""
         name = f"bucket-{next(_BUCKET_NUMBERS)}"
         self.client.create_bucket(Bucket=name)
         return name
 
     def left(self, bucket: str) -> list[str]:
-        """The keys of all objects and unfinished uploads."""
+        """Return the keys of all objects and unfinished uploads."""
         found = self.client.list_objects_v2(Bucket=bucket).get("Contents", [])
         found += self.client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
         return sorted(each["Key"] for each in found)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is what some tests are about."""
+        """Ignore clients that close their connection, which some tests do."""
 
 
 def free_port() -> int:
-    """One at which nobody listens."""
+    """Return a port on which no process listens."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         port: int = found.getsockname()[1]
     return port
@@ -300,14 +300,14 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def served() -> Iterator[StoreProxy]:
-    """A store for the tests of a file, and the environment that leads to it."""
+    """Serve a store for the tests of a file, and set the environment that leads to it."""
 
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     try:
         with StoreProxy(server.get_host_and_port()) as proxy, pytest.MonkeyPatch.context() as patch:
-            # Every client would read the descriptions of all services anew, which takes most of its time.
+            # Otherwise every client reads the descriptions of all services again, which takes most of its time.
             patch.setattr(session, "create_loader", cache(session.create_loader))
             for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CA_BUNDLE", "AWS_DEFAULT_PROFILE"):
                 patch.delenv(name, raising=False)

@@ -1,4 +1,4 @@
-"""An S3 store behind a proxy that makes faults, the blobs that tests keep there, and the errors that it raises."""
+"""An S3 store behind a proxy that causes faults, the blobs of tests, and the errors that it raises."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -17,37 +17,37 @@ RUN, OTHER = "0123456789abcdef", "f" * 16
 LARGE = Random(1).randbytes(2 * PART_BYTES + 17)
 SMALL = Random(2).randbytes(1000)
 PATIENCE = 60.0
-"""Seconds, where nothing hangs."""
+"""Timeout in seconds of operations that do not hang."""
 
 
 @pytest.fixture(scope="module")
 def proxies() -> Iterator[StoreProxy]:
-    """One for all tests of a file."""
+    """Serve one proxy for all tests of a file."""
     with served() as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def url(proxies: StoreProxy) -> str:
-    """A bucket, and a prefix."""
+    """Return the URL of a bucket and a prefix."""
     return f"s3://{proxies.bucket()}/fedws"
 
 
 @pytest.fixture(scope="module")
 def own(url: str) -> S3Store:
-    """One for all tests of a file, since every client of boto3 takes its time to be made."""
+    """Create one store for all tests of a file, because clients of boto3 are slow to create."""
     return S3Store(url, PATIENCE)
 
 
 @pytest.fixture
 def store(own: S3Store, proxy: StoreProxy) -> S3Store:
-    """Of a node that is patient."""
+    """Return the store of a node with a long timeout."""
     return own
 
 
 @pytest.fixture
 def proxy(proxies: StoreProxy, own: S3Store) -> Iterator[StoreProxy]:
-    """Without faults yet; what a test stores can be cleaned up."""
+    """Return the proxy without faults; clean up what a test has stored."""
     proxies.heal()
     yield proxies
     proxies.heal()
@@ -57,7 +57,7 @@ def proxy(proxies: StoreProxy, own: S3Store) -> Iterator[StoreProxy]:
 
 @pytest.fixture(autouse=True)
 def pauses(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What the store waits between two tries; here it does not."""
+    """Record the delays between two attempts of the store, without waiting."""
     found: list[float] = []
     monkeypatch.setattr(Progress, "wait", lambda self, seconds: found.append(seconds))
     return found
@@ -86,7 +86,7 @@ def left(proxy: StoreProxy, store: S3Store) -> list[str]:
 
 
 def error_line(use: Callable[[], object], url: str, kind: type[Exception] = StoreError) -> str:
-    """The line that it fails with, after the store's name; in which, and in whose causes, there is nothing secret."""
+    """Return the error's text after the store's name; check that the error and its causes contain no secret."""
     with pytest.raises(kind) as caught:
         use()
     text = re.sub(r"(127\.0\.0\.1|localhost):\d+", r"\1", str(caught.value))

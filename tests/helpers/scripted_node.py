@@ -1,4 +1,4 @@
-"""A node that follows a script, and a link that is kept to one: no sockets, no threads."""
+"""A node that follows a script, and a link that is kept to it, without sockets and threads."""
 
 import asyncio
 import contextlib
@@ -25,17 +25,17 @@ MODEL = {"w": torch.arange(1000.0)}
 
 
 class Peer:
-    """Who is at ``memory://NODE``: takes a hello on each link, then does what is next in the script."""
+    """The peer at ``memory://NODE``, which receives a ``hello`` on each link, then runs the next part of its script."""
 
     def __init__(self, *script: "Part", node: str = "alice") -> None:
         self.node = node
         self.url = f"memory://{node}"
         self.script = list(script)
         self.dialled: list[float] = []
-        """When each link was opened."""
+        """Time at which each link was opened."""
         self.channels: list[Channel] = []
         self.reasons: list[str] = []
-        """Why each link was closed, where a part waited for that."""
+        """Reason why each link was closed, if a part waited for that."""
 
     @contextlib.asynccontextmanager
     async def served(self) -> AsyncIterator[None]:
@@ -43,23 +43,23 @@ class Peer:
             yield
 
     async def welcomes(self, channel: Channel) -> None:
-        """Welcome the run, and go."""
+        """Send a ``welcome``, and close the link."""
         await channel.send(replace(WELCOME, node=self.node))
 
     async def stays(self, channel: Channel) -> None:
-        """Welcome the run, and answer nothing."""
+        """Send a ``welcome``, and answer nothing."""
         await self.welcomes(channel)
         await self.reads(channel)
 
     async def works(self, channel: Channel) -> None:
-        """Welcome the run, and answer every order."""
+        """Send a ``welcome``, and answer every request."""
         await self.welcomes(channel)
         with contextlib.suppress(LinkLost):
             while True:
                 await channel.send(reported(await channel.receive()))
 
     async def reads(self, channel: Channel) -> None:
-        """Read whatever comes."""
+        """Read all messages."""
         try:
             while True:
                 await channel.receive()
@@ -78,7 +78,7 @@ Part = Callable[[Peer, Channel], Awaitable[None]]
 
 
 def says(*messages: Message) -> Part:
-    """Answer the hello so, and go."""
+    """Return the part that answers the ``hello`` with a message, and closes the link."""
 
     async def part(peer: Peer, channel: Channel) -> None:
         for message in messages:
@@ -88,7 +88,7 @@ def says(*messages: Message) -> Part:
 
 
 def answers(*messages: Message) -> Part:
-    """Welcome the run, answer one order so, and stay."""
+    """Return the part that answers one request with a message, and stays connected."""
 
     async def part(peer: Peer, channel: Channel) -> None:
         await peer.welcomes(channel)
@@ -101,7 +101,7 @@ def answers(*messages: Message) -> Part:
 
 
 class Heard:
-    """A link that is being kept, and all that is heard of it in its order: events and answers."""
+    """A link that is kept open, with all its events and answers in order."""
 
     def __init__(self, url: str = "memory://alice", node: str = "alice", silence: float = 60, **more: Any) -> None:
         given: dict[str, Any] = {"role": "worker", "seed": 1, "message": 2**30, "security": INSECURE, "meeting": None}

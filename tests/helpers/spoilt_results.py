@@ -21,7 +21,7 @@ SPOILS: Mapping[str, Callable[[Tensors], Tensors]] = {
 
 
 def filled(tensors: Tensors, value: float) -> Tensors:
-    """The last float with one such value."""
+    """Return the tensors with one such value in the last float tensor."""
     name = [key for key, tensor in tensors.items() if tensor.is_floating_point()][-1]
     spoilt = tensors[name].clone()
     spoilt.view(-1)[-1] = value

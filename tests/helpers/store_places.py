@@ -21,29 +21,29 @@ LARGE = 2 * PART_BYTES + 17
 
 @dataclass
 class Place:
-    """Where the tests of a store keep blobs."""
+    """A place where the tests of a store keep blobs."""
 
     url: str
     missing: str
-    """Where nothing can be kept."""
+    """URL at which nothing can be stored."""
     why: str
-    """What is said of it."""
+    """Error text of that URL."""
     left: Callable[[], list[str]]
-    """All that is there, unfinished blobs too."""
+    """All files of the place, including unfinished blobs."""
 
     @cached_property
     def store(self) -> Store:
-        """A node's own."""
+        """The store of a node."""
         return self.another()
 
     def another(self) -> Store:
-        """As another process would have it."""
+        """The same store as another process opens it."""
         return open_backend(StoreConfig(self.url, 0), PATIENCE)
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[StoreProxy]:
-    """A store that speaks S3."""
+    """Return a place for the S3 store."""
     with served() as proxy:
         yield proxy
 
@@ -56,7 +56,7 @@ def _file(tmp_path: Path, request: pytest.FixtureRequest) -> Place:
         return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
     url = folder.as_uri()
-    return Place(url, f"{url}-none", "there is no such folder", left)
+    return Place(url, f"{url}-none", "directory not found", left)
 
 
 def _s3(tmp_path: Path, request: pytest.FixtureRequest) -> Place:
@@ -66,12 +66,13 @@ def _s3(tmp_path: Path, request: pytest.FixtureRequest) -> Place:
     def left() -> list[str]:
         return [key.removeprefix("a/prefix/") for key in proxy.left(bucket)]
 
-    why = f"there is no such bucket at 127.0.0.1:{proxy.server_port}"
+    host, advice = f"127.0.0.1:{proxy.server_port}", "create it, or put the bucket first: s3://BUCKET/no-such-bucket/x"
+    why = f"bucket 'no-such-bucket' not found at {host}; {advice}"
     return Place(f"s3://{bucket}/a/prefix", "s3://no-such-bucket/x", why, left)
 
 
 PLACES = {"file": _file, "s3": _s3}
-"""A new store would be tested by one more of these."""
+"""Places of all stores; a new store needs a line here."""
 
 
 @pytest.fixture(params=registry.list_pieces("store"))
@@ -80,13 +81,13 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 
 def blob(size: int, seed: int = 0) -> tuple[str, bytes]:
-    """A name and its bytes."""
+    """Return a name and its bytes."""
     body = Random(seed).randbytes(size)
     return sha256(body).hexdigest(), body
 
 
 def views(body: bytes) -> list[memoryview]:
-    """A body as a message has it, in pieces of all sizes."""
+    """Return a body in pieces of all sizes, as a message has it."""
     whole, ends = memoryview(body), [0, 1, 1, 65, 4096, PART_BYTES - 1, PART_BYTES + 64, len(body)]
     ends = sorted(min(end, len(body)) for end in ends)
     return [whole[start:end] for start, end in pairwise(ends)]

@@ -1,4 +1,4 @@
-"""What tests share: asking for what a machine may lack, small files to read, and what a run has recorded."""
+"""Helpers of all tests: requirements of the machine, small files to read, and records of runs."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from fedws.protocol.messages import Message
 
 REPOSITORY = Path(__file__).parents[2]
 TAKEOVER = "7a" * 32
-"""A private key of a run for a node; as good as any other public key where a proof is wrong."""
+"""Takeover key of a run, for tests in which it does not matter."""
 
 
 def require(condition: object, reason: str) -> None:
@@ -28,13 +28,13 @@ def require(condition: object, reason: str) -> None:
 
 
 def idx_bytes(values: np.ndarray) -> bytes:
-    """An idx file that holds these unsigned bytes."""
+    """Return an IDX file that holds these unsigned bytes."""
     sizes = b"".join(size.to_bytes(4, "big") for size in values.shape)
     return bytes([0, 0, 8, values.ndim]) + sizes + values.astype(np.uint8).tobytes()
 
 
 def write_idx(folder: Path, train: int = 40, test: int = 20) -> None:
-    """A small data set in MNIST's format: random pixels, labels 0 to 9 in turn."""
+    """Write a small data set in MNIST's format: random pixels, labels 0 to 9 in turn."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
     for part, samples in (("train", train), ("t10k", test)):
@@ -44,13 +44,13 @@ def write_idx(folder: Path, train: int = 40, test: int = 20) -> None:
 
 
 def recorded(run: Path, kind: str = "") -> list[dict[str, Any]]:
-    """The lines of a run's ``metrics.jsonl``: those of one kind, or all."""
+    """Return the lines of a run's ``metrics.jsonl``: those of one kind, or all."""
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [record for record in found if kind in ("", record["kind"])]
 
 
 def sent_over(message: Message) -> Any:
-    """A message as it arrives at the other end of a wire."""
+    """Return a message after encoding and decoding."""
     decoder = Decoder()
     for piece in encode_message(message).fragments():
         decoder.feed(piece)
@@ -58,5 +58,5 @@ def sent_over(message: Message) -> Any:
 
 
 def registered_by_benchmarks() -> dict[tuple[str, str], Any]:
-    """Pieces, which are no others' when the tests that know them are over."""
+    """Return the pieces of the benchmarks, which only their own tests may use."""
     return {name: piece for name, piece in registry._pieces.items() if piece.__module__.startswith("benchmarks.")}

@@ -1,4 +1,4 @@
-"""Reads TensorBoard's event files back, without TensorBoard."""
+"""A reader of TensorBoard's event files that does not need TensorBoard."""
 
 import struct
 from pathlib import Path
@@ -9,7 +9,7 @@ from tensorboardX.record_writer import masked_crc32c
 
 
 def frames(path: Path) -> list[Any]:
-    """The events of a file, each frame's two checksums checked."""
+    """Yield the events of a file after a check of both checksums of each frame."""
     data, found = path.read_bytes(), []
     while data:
         (length,) = struct.unpack("<Q", data[:8])
@@ -22,6 +22,6 @@ def frames(path: Path) -> list[Any]:
 
 
 def written(directory: Path) -> list[tuple[int, str, float]]:
-    """Every scalar in a directory as (step, tag, value)."""
+    """Return every scalar in a directory as (step, tag, value)."""
     events = [event for path in sorted(directory.glob("*tfevents*")) for event in frames(path)]
     return [(event.step, value.tag, value.simple_value) for event in events for value in event.summary.value]

@@ -1,4 +1,4 @@
-"""Which tests a session leaves out: those marked ``long``, unless it asks for them or names them."""
+"""Selection of the tests that a session leaves out: those marked ``long``, unless the command line chooses them."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ def named(item: pytest.Item, arguments: Iterable[str], directory: Path) -> bool:
 
 
 def left_out(items: Sequence[pytest.Item], config: pytest.Config) -> list[pytest.Item]:
-    """Return the tests that are apart; none where ``-m`` chooses, since pytest does what it says."""
+    """Return the tests to leave out; none if ``-m`` selects tests."""
     if config.option.markexpr:
         return []
     directory, arguments = config.invocation_params.dir, config.args

@@ -18,8 +18,10 @@ from tests.helpers.waiting import soon
 
 SCHEMES = registry.list_pieces("transport")
 ADDRESS = {"memory": "memory://node", "ws": "ws://localhost:0", "mqtt": ""}
-"""Where a test serves a transport; a new transport needs a line here and, for hostile bytes, one in ``raw`` of
-``test_transports_limits.py``."""
+"""Address of each transport in tests.
+
+A new transport needs a line here and, for hostile bytes, one in ``raw`` of ``test_transports_limits.py``.
+"""
 NODE = "alice"
 LIMITS = Limits(max_message_bytes=2**24, peer_timeout=60.0)
 every = pytest.mark.parametrize("scheme", SCHEMES)
@@ -32,7 +34,7 @@ def made(scheme: str) -> Transport:
 
 @pytest.fixture(scope="module", autouse=True)
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """For ``mqtt``; a machine without one skips the tests that need it, and no others."""
+    """Start a broker for ``mqtt``; without Mosquitto, only the tests that need it are skipped."""
     if PROGRAM is None:
         yield
         return
@@ -47,7 +49,7 @@ def password(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def served(scheme: str, handle: Handler, limits: Limits, url: str = "") -> AbstractAsyncContextManager[str]:
-    """A node at its transport's address, or at another one."""
+    """Serve a node at its transport's address, or at another one."""
     if scheme == "mqtt":
         require(PROGRAM, MISSING)
     return made(scheme).serve(url or ADDRESS[scheme], handle, limits, node=NODE)
@@ -61,7 +63,7 @@ async def dialled(scheme: str, url: str, limits: Limits) -> Channel:
 async def linked(
     scheme: str, limits: Limits = LIMITS, theirs: Limits | None = None
 ) -> AsyncIterator[tuple[Channel, Channel]]:
-    """Both ends of a link: the one that dialled, and the one that was dialled."""
+    """Return both ends of a link, the caller's first."""
     arrived: asyncio.Queue[Channel] = asyncio.Queue()
     done = asyncio.Event()
 
@@ -82,7 +84,7 @@ async def linked(
 
 
 async def echo(channel: Channel) -> None:
-    """Sends back what comes, until the link is lost."""
+    """Send every message back until the link is lost."""
     channel.mark_authenticated()
     with contextlib.suppress(LinkLost):
         while True:

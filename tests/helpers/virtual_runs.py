@@ -1,4 +1,4 @@
-"""Whole runs in virtual time: nodes whose rounds take as long as a test says, and a run that it follows."""
+"""Whole runs in virtual time: nodes whose rounds have given durations, and a run that a test observes."""
 
 import asyncio
 import contextlib
@@ -19,14 +19,14 @@ from tests.helpers.virtual_time import now
 
 DATA = Points(Path(), True)
 ROUND = 10.0
-"""Virtual seconds that a round takes: a worker's training."""
+"""Virtual seconds of a round, which are those of a worker's training."""
 
 
 @contextlib.asynccontextmanager
 async def there(
     *nodes: str, seconds: Callable[[TaskResult], float] = lambda report: ROUND, scoring: float = 0.0
 ) -> AsyncIterator[None]:
-    """These nodes are served, and their reports take so long."""
+    """Serve these nodes, whose results take so long."""
     async with contextlib.AsyncExitStack() as stack:
         for name in nodes:
             node = evaluating() if name == "testing" else Worker(name, "points", DATA, labels=HELD[name])
@@ -50,7 +50,7 @@ async def there(
 
 
 class Run:
-    """A run that is going on: its records, and when each was made."""
+    """A run in progress, with its records and their times."""
 
     def __init__(self, folder: Path, **more: Any) -> None:
         nodes = more.pop("nodes", WORKERS)
@@ -67,7 +67,7 @@ class Run:
         return await self._find(lambda record: record["kind"] == "round" and record["round"] == number)
 
     async def score(self, number: int) -> Mapping[str, Any]:
-        """Wait until the federated model of a round is scored."""
+        """Wait until the federated model of a round is evaluated."""
         return await self._find(lambda record: (record.get("model"), record["round"]) == ("federated", number))
 
     async def _find(self, wanted: Callable[[Mapping[str, Any]], bool]) -> Mapping[str, Any]:
@@ -83,11 +83,11 @@ class Run:
 
     @property
     def log(self) -> list[str]:
-        """The lines of its log, without their times."""
+        """Lines of its log, without their times."""
         return [line.partition(" | ")[2] for line in (self.directory / "run.log").read_text().splitlines()]
 
     def rounds(self, *keys: str) -> list[Any]:
-        """What the records of the rounds say."""
+        """Contents of the records of rounds."""
         return [[record[key] for key in keys] for record in self.records if record["kind"] == "round"]
 
     @property
@@ -108,7 +108,7 @@ class Run:
 
 
 def in_order(lines: Sequence[str], *wanted: str) -> None:
-    """That these lines are there, in this order."""
+    """Check that these lines exist in this order."""
     places = [lines.index(text) for text in wanted]
     assert places == sorted(places), [lines[place] for place in places]
 

@@ -1,4 +1,4 @@
-"""Virtual time for tests: a minute is over at once, and nothing is ever early or late."""
+"""Virtual time for tests, in which a minute passes at once and every timer is exact."""
 
 import asyncio
 import functools
@@ -9,7 +9,7 @@ from fedws.simulation import virtual_loop
 
 
 def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run an async test in virtual time; one that waits for what never comes fails at once."""
+    """Run an async test in virtual time; a test that waits for an event that never happens fails at once."""
 
     @functools.wraps(test)
     def run(*given: Any, **fixtures: Any) -> None:

@@ -1,4 +1,4 @@
-"""A bounded wait for a result that comes at once unless something is wrong."""
+"""A bounded wait for a result that is available at once unless something is wrong."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -8,6 +8,6 @@ from tests.helpers.federation import PATIENCE
 
 
 async def soon(what: Awaitable[Any]) -> Any:
-    """A result that comes, or never."""
+    """Wait a short time for a result, and return it."""
     async with asyncio.timeout(PATIENCE):
         return await what

@@ -1,4 +1,4 @@
-"""A link to a plain websocket that sends no pings, and large orders for it."""
+"""A link to a plain websocket that sends no pings, and large requests for it."""
 
 import asyncio
 import contextlib
@@ -20,25 +20,28 @@ from tests.helpers.federation import PatientLimits
 from tests.helpers.waiting import soon
 
 LIMITS = PatientLimits(peer_timeout=0.6)
-"""A message must bring 614 bytes in 0.6 s, and pings go every 0.2 s. Tests sleep longer, which a link must outlast."""
+"""Limits under which a message must bring 614 bytes in 0.6 s, with a ping every 0.2 s.
+
+Tests sleep longer, which a link must survive.
+"""
 HELLO = Hello(run="r", node="alice", protocol=1)
 both_sides = pytest.mark.parametrize("side", ["dialled", "dialler"])
 
 
 def order(size: int) -> TaskRequest:
-    """An order of about so many bytes."""
+    """Return a request of about so many bytes."""
     return TaskRequest(request_id="1", worker="alice", round=1, task="t", tensors={"w": torch.arange(size // 8)})
 
 
 def pieces(size: int, length: int) -> list[bytes]:
-    """An order's bytes, cut."""
+    """Return the bytes of a request in pieces."""
     data = b"".join(bytes(piece) for piece in encode_message(order(size)).fragments())
     return [data[start : start + length] for start in range(0, len(data), length)]
 
 
 @contextlib.asynccontextmanager
 async def opposite(side: str, limits: Limits = LIMITS) -> AsyncIterator[tuple[WebSocketChannel, Connection]]:
-    """Our end of a link, dialled or dialler, and at its other end a plain websocket that sends no pings of its own."""
+    """Return our end of a link, and at its other end a plain websocket that sends no pings of its own."""
     arrived: asyncio.Queue[Any] = asyncio.Queue()
     done = asyncio.Event()
 

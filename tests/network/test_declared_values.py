@@ -70,7 +70,7 @@ async def test_a_record_of_a_finished_run_that_cannot_be_is_named(tmp_path: Path
         await fedws.run(run_dir=tmp_path / "run", **settings({"alice": "memory://alice"}, rounds=1))
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "evaluation", "round": "1"}\n')
-    with pytest.raises(fedws.UsageError, match=r"metrics\.jsonl: line 2 is no record: .*; remove the line$"):
+    with pytest.raises(fedws.UsageError, match=r"metrics\.jsonl: line 2 is not a valid record: .*; remove the line$"):
         await fedws.run(resume=tmp_path / "run")
 
 
@@ -79,7 +79,7 @@ async def test_a_model_of_a_finished_run_that_cannot_be_is_a_line(data: bytes, t
     async with fedws.serve(worker(), "memory://alice"):
         await fedws.run(run_dir=tmp_path / "run", **settings({"alice": "memory://alice"}, rounds=1))
     (tmp_path / "run" / "model.safetensors").write_bytes(data)
-    with pytest.raises(fedws.RunFailed, match=r"model\.safetensors cannot be read: .*; continue with more "):
+    with pytest.raises(fedws.RunFailed, match=r"cannot read .*model\.safetensors: .*; resume with more "):
         await fedws.run(resume=tmp_path / "run")
 
 
@@ -96,6 +96,6 @@ async def test_many_labels_make_a_short_line(tmp_path: Path, caplog: pytest.LogC
 @pytest.mark.parametrize("way", [fedws.serve, fedws.join_run])
 async def test_a_node_without_samples_is_a_line_at_its_start(way: Any) -> None:
     node = fedws.Worker("alice", "points", [])
-    with pytest.raises(fedws.UsageError, match=r"^alice holds no samples of points; serve a node with at least 1$"):
+    with pytest.raises(fedws.UsageError, match=r"^alice has no samples of points; serve a node with at least 1$"):
         async with way(node, "memory://alice"):
             pass

@@ -69,7 +69,7 @@ async def test_bytes_behind_an_offset_do_not_reach_a_task_that_is_running(offset
             task.opened.set()
         await happens(task.ended)
     assert task.changed == 0
-    assert reason == f"it continues at byte {offset} of a body that is whole here"
+    assert reason == f"cannot resume at byte {offset}: the body is already complete"
 
 
 async def test_a_whole_body_is_used_again_without_a_byte() -> None:

@@ -51,12 +51,12 @@ async def test_a_node_and_the_coordinator_reach_each_other(broker: Mosquitto) ->
 
 @pytest.mark.parametrize("user", ["bob", "fedws"])
 async def test_nobody_else_is_alice(user: str, broker: Mosquitto) -> None:
-    with pytest.raises(UsageError, match=f"does not let {user} write fedws/1/alice/presence/.*0x87"):
+    with pytest.raises(UsageError, match=f"does not allow {user} to write fedws/1/alice/presence/.*0x87"):
         async with MqttTransport().serve(broker.at(user), echo, QUICK, node="alice"):
             pass
 
 
 async def test_a_node_coordinates_nobody(broker: Mosquitto) -> None:
     async with asyncio.timeout(60), MqttTransport().serve(broker.at("alice"), echo, LIMITS, node="alice"):
-        with pytest.raises(Unreachable, match="alice is not on the broker"):
+        with pytest.raises(Unreachable, match="alice is not connected to the broker"):
             await MqttTransport().connect(broker.at("bob"), QUICK, "alice")

@@ -100,9 +100,9 @@ async def test_a_node_that_waits_says_why_once(caplog: pytest.LogCaptureFixture)
             async with meeting("memory://meeting", INSECURE, 60, "bob"):
                 await asyncio.sleep(60)
             await asyncio.sleep(60)
-    nobody = "alice: waits to join at memory://meeting (nobody serves memory://meeting)"
-    why = "this run does not expect alice; see --id here, and --expect-workers there"
-    refused = f"alice: waits to join at memory://meeting ({why})"
+    nobody = "alice: waiting to join at memory://meeting (no node serves memory://meeting)"
+    why = "this run does not expect alice; check --id here and --expect-workers there"
+    refused = f"alice: waiting to join at memory://meeting ({why})"
     assert [line for line in caplog.messages if line.startswith("alice")] == [nobody, refused, nobody]
 
 
@@ -159,8 +159,8 @@ async def test_an_error_on_a_link_costs_the_link_and_not_the_node(
         channel = await place.next_channel("alice")
         await channel.send(Hello(run="cafe", node="alice", protocol=1))
         assert type(await channel.receive()).__name__ == "Welcome"
-    (line,) = (message for message in caplog.messages if "an error on a link to" in message)
-    text = r"alice: an error on a link to memory://meeting: ZeroDivisionError: a bug \(.*test_dial_out\.py, line \d+\)"
+    (line,) = (message for message in caplog.messages if "link to memory://meeting failed" in message)
+    text = r"alice: link to memory://meeting failed: ZeroDivisionError: a bug \(.*test_dial_out\.py, line \d+\)"
     assert re.fullmatch(text, line)
 
 
@@ -170,12 +170,12 @@ async def test_a_name_that_no_network_can_have_is_said(caplog: pytest.LogCapture
     async with outside(f"ws://{'x' * 64}.example:1", "alice", security=KEY):
         while not caplog.messages:
             await asyncio.sleep(0.01)
-    assert caplog.messages[0].startswith("alice: waits to join at ws://xxx")
+    assert caplog.messages[0].startswith("alice: waiting to join at ws://xxx")
 
 
 @pytest.mark.parametrize(
     ("url", "text"),
-    [("x://h:1", "nobody serves x://; there are memory, "), ("ws://h", "is no address; one looks like")],
+    [("x://h:1", "unknown scheme 'x'; choose from memory, "), ("ws://", "is not a valid address; use the form")],
 )
 async def test_an_address_that_is_none_is_said_at_once(url: str, text: str) -> None:
     with pytest.raises(UsageError, match=text):

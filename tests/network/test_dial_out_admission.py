@@ -34,9 +34,9 @@ async def test_keys_are_proved_on_links_that_were_joined(tmp_path: Path) -> None
 
 
 WRONG = {
-    "another key": (OTHER, KEY, "alice has another network key; the key of one must be given to the other"),
-    "a run without one": (KEY, INSECURE, "alice asks for the network key (--key-file or FEDWS_KEY), and was called"),
-    "a node without one": (INSECURE, KEY, "it takes part --insecure, and proves nothing; give it --key-file or"),
+    "another key": (OTHER, KEY, "alice has a different network key; copy the key"),
+    "a run without one": (KEY, INSECURE, "alice requires the network key (--key-file or FEDWS_KEY), but"),
+    "a node without one": (INSECURE, KEY, "it does not authenticate (--insecure); set its --key-file or"),
 }
 
 
@@ -54,9 +54,7 @@ async def test_sides_that_do_not_go_together_say_so_and_the_run_waits_for_the_ri
             assert not run.done()
         async with asyncio.timeout(PATIENCE), outside(url, "alice", security=ours):
             assert answered(await run) == [1, 1]
-    assert any(
-        line.startswith("alice: a node joined under this name and was not accepted: ") for line in caplog.messages
-    )
+    assert any(line.startswith("alice: rejected a node that joined under this name: ") for line in caplog.messages)
 
 
 async def test_what_was_wrong_with_who_joined_is_said_when_the_run_has_waited_in_vain(tmp_path: Path) -> None:
@@ -65,7 +63,7 @@ async def test_what_was_wrong_with_who_joined_is_said_when_the_run_has_waited_in
         with pytest.raises(RunFailed) as error:
             more = expecting(url, "alice", evaluator={}, peer_timeout=1.0)
             await fedws.run(run_dir=tmp_path / "never", credentials=KEY, **more)
-    assert f"waited 1 s in vain for alice at {url} (alice has another network key; " in str(error.value)
+    assert f"not connected within 1 s: alice at {url} (alice has a different network key; " in str(error.value)
 
 
 @pytest.mark.parametrize("security", [KEY, INSECURE], ids=["proved", "unproved"])
@@ -81,7 +79,7 @@ async def test_other_data_end_the_run_only_where_the_node_has_proved_itself(
     if security is KEY:
         assert isinstance(error.value, UnexpectedNode) and str(error.value) == f"alice at {url}: {text}"
     else:
-        assert str(error.value) == f"waited 1 s in vain for alice at {url} ({text})"
+        assert str(error.value) == f"not connected within 1 s: alice at {url} ({text})"
     assert not (tmp_path / "never").exists()
 
 
@@ -92,7 +90,7 @@ async def test_a_second_node_of_a_name_is_told_and_joins_when_the_first_has_gone
     gate = Gate(held=(1, 2))
     more = expecting("ws://localhost:0", "alice", evaluator={}, wait_for_workers="forever")
     async with listening(tmp_path / "run", **more) as (run, url):
-        line = f"alice: waits to join at {url} (alice is here already, or seems to be; ids must differ)"
+        line = f"alice: waiting to join at {url} (alice seems to be connected already; node ids must differ)"
         async with contextlib.AsyncExitStack() as second:
             async with join_run(worker(task=gate), url):
                 await happens(gate.entered)
@@ -128,7 +126,7 @@ async def test_strangers_neither_end_a_run_nor_keep_its_node_out(tmp_path: Path)
                 _, first = await stranger(url, f"{number:064x}")
                 assert first == Refusal(
                     kind="busy",
-                    reason="alice is here already, or seems to be; ids must differ",
+                    reason="alice seems to be connected already; node ids must differ",
                 )
             assert not gate.stopped.is_set() and not run.done()
             gate.opened.set()
@@ -146,7 +144,7 @@ async def test_a_stranger_cannot_pass_off_the_proof_of_another_node(tmp_path: Pa
             challenge = await far.receive()
             assert isinstance(challenge, Challenge) and challenge.node == "bob"
             await near.send(challenge)
-            with pytest.raises(LinkLost, match=r"^the coordinator did not go on$"):
+            with pytest.raises(LinkLost, match=r"^the coordinator ended the handshake$"):
                 await near.receive()
             await far.close()
         assert not run.done()

@@ -146,7 +146,7 @@ async def test_a_port_in_use_is_one_line_and_leaves_nothing(tmp_path: Path) -> N
         port = taken.getsockname()[1]
         with pytest.raises(UsageError) as error:
             await fedws.run(run_dir=tmp_path / "never", **expecting(f"ws://127.0.0.1:{port}", "alice"))
-    assert str(error.value) == f"port {port} on 127.0.0.1 is in use; choose another with --listen"
+    assert str(error.value) == f"port {port} on 127.0.0.1 is already in use; choose another with --listen"
     assert not (tmp_path / "never").exists()
 
 
@@ -157,14 +157,14 @@ async def test_a_node_that_never_joins_is_named(tmp_path: Path) -> None:
             await fedws.run(
                 run_dir=tmp_path / "never", peer_timeout=1.0, **expecting(url, "alice", "bob", evaluator={})
             )
-    assert str(error.value) == f"waited 1 s in vain for bob at {url} (it has not joined)"
+    assert str(error.value) == f"not connected within 1 s: bob at {url} (it has not joined)"
     assert not (tmp_path / "never").exists()
 
 
 async def test_addresses_of_two_nodes_are_two(tmp_path: Path) -> None:
     """But for where they join."""
     for nodes in ({"a": "ws://h:1", "b": "ws://h:1"}, {"a": "ws://h:1", "b": "memory://l", "testing": "ws://h:1"}):
-        with pytest.raises(UsageError, match=r"^ws://h:1 is named for two nodes$"):
+        with pytest.raises(UsageError, match=r"^ws://h:1 is the address of two nodes; give each node its own$"):
             more = {"listen": "memory://l"} if "memory://l" in nodes.values() else {}
             await fedws.run(run_dir=tmp_path / "never", **settings(nodes, **more))
     assert not (tmp_path / "never").exists()

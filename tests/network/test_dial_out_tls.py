@@ -55,7 +55,7 @@ async def ran(
                     result = await task
                     break
                 seen = len(lines)
-                while not any("alice: waits" in line for line in lines[seen:]):
+                while not any("alice: waiting" in line for line in lines[seen:]):
                     await asyncio.sleep(0.01)
                 assert not task.done()
     assert [record["num_results"] for record in result.metrics if record["kind"] == "round"] == [1, 1]
@@ -65,7 +65,7 @@ async def ran(
 async def test_a_run_under_mutual_tls(folders: dict[str, Path], tmp_path: Path) -> None:
     ours = folders["ours"]
     text = await ran(tmp_path, mutual(ours, "coordinator"), mutual(ours, "alice"))
-    assert "refused" not in text and "waits to join" not in text
+    assert "rejected" not in text and "TLS handshake" not in text and "waiting to join" not in text
 
 
 async def test_a_run_whose_coordinator_alone_has_a_certificate(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -85,29 +85,30 @@ async def test_a_node_with_the_certificate_of_another_is_told(folders: dict[str,
     ours = folders["ours"]
     bob = Credentials(KEY, shown(ours, "bob", ours), "alice")
     text = await ran(tmp_path, mutual(ours, "coordinator"), bob, mutual(ours, "alice"))
-    assert "(alice shows the certificate of bob; see --id)" in text
-    assert "the coordinator: a node at 127.0.0.1 was refused: alice shows the certificate of bob; see --id" in text
+    assert "(alice presented the certificate of bob; check --id)" in text
+    why = "alice presented the certificate of bob; check --id"
+    assert f"the coordinator: a node at 127.0.0.1 was rejected: {why}" in text
 
 
 async def test_a_node_without_a_certificate_of_our_ca_is_told(folders: dict[str, Path], tmp_path: Path) -> None:
     ours, theirs = folders["ours"], folders["theirs"]
     for number, (own, why) in enumerate(
         [
-            (shown(ours, ca=ours), "it hangs up: does it ask callers for a certificate? --tls-cert and --tls-key"),
-            (shown(theirs, "alice", ours), "expired, or not signed by its CA?"),
+            (shown(ours, ca=ours), "if it requires client certificates, set --tls-cert and --tls-key"),
+            (shown(theirs, "alice", ours), "has not expired and is signed by the server's CA"),
         ]
     ):
         text = await ran(
             tmp_path / str(number), mutual(ours, "coordinator"), Credentials(KEY, own), mutual(ours, "alice")
         )
-        assert why in text and "a caller at 127.0.0.1 was refused by TLS: " in text
+        assert why in text and "TLS handshake with 127.0.0.1 failed: " in text
 
 
 async def test_a_node_does_not_join_whoever_listens(folders: dict[str, Path], tmp_path: Path) -> None:
     """Neither another node of ours, nor one with the right name in a foreign certificate; the last of them goes in."""
     ours, theirs = folders["ours"], folders["theirs"]
     for name, folder, wanted in (
-        ("lab", ours, "its certificate is not one of coordinator"),
+        ("lab", ours, "its certificate is not issued to coordinator"),
         ("coordinator", theirs, f"its certificate is not signed by the CA in {ours / 'ca.pem'}"),
     ):
         run = Credentials(KEY, shown(folder, name, ours), name)
@@ -116,7 +117,7 @@ async def test_a_node_does_not_join_whoever_listens(folders: dict[str, Path], tm
         async with asyncio.timeout(PATIENCE), listening(tmp_path / name, lines, credentials=run, **more) as (task, url):
             alice = fedws.Worker("alice", "points", Points(Path(), True))
             async with join_run(alice, url, None, mutual(ours, "alice")):
-                while not any(f"alice: waits to join at {url} ({wanted})" in line for line in lines):
+                while not any(f"alice: waiting to join at {url} ({wanted})" in line for line in lines):
                     await asyncio.sleep(0.01)
             assert not task.done() and "welcome" not in "".join(lines)
 
@@ -135,7 +136,7 @@ async def test_without_a_ca_of_ones_own_a_certificate_is_one_of_the_host(
     async with asyncio.timeout(PATIENCE), listening(tmp_path / "lab", lines, credentials=run, **more) as (_, url):
         alice = fedws.Worker("alice", "points", Points(Path(), True))
         async with join_run(alice, url, None, Credentials(KEY)):
-            while not any("(its certificate is not one of localhost)" in line for line in lines):
+            while not any("(its certificate is not issued to localhost)" in line for line in lines):
                 await asyncio.sleep(0.01)
 
 
@@ -148,5 +149,5 @@ async def test_an_owners_policy_knows_coordinators_that_a_node_has_dialled(
     if allowed == "coordinator":
         await ran(tmp_path, mutual(ours, "coordinator"), mutual(ours, "alice"), policy=policy)
         return
-    with pytest.raises(fedws.RunFailed, match="the policy of alice does not name coordinator"):
+    with pytest.raises(fedws.RunFailed, match="the policy of alice does not allow coordinator"):
         await ran(tmp_path, mutual(ours, "coordinator"), mutual(ours, "alice"), policy=policy)

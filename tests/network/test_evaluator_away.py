@@ -67,7 +67,7 @@ async def test_scores_that_cannot_be_had_within_silence_are_missing_and_later_on
             await run.task
     assert run.scored == scores(1, 4, 5, 6)
     names = ", ".join((*WORKERS, "federated"))
-    why = "testing: nobody serves memory://testing"
+    why = "testing: no node serves memory://testing"
     assert missing(run) == [f"Scores missing in round {number}: {names} ({why})" for number in (2, 3)]
     in_order(run.log, missing(run)[0], "Training round 3/6", missing(run)[1], "Training round 4/6")
     assert_never_delayed(run)

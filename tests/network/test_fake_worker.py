@@ -53,9 +53,9 @@ async def reflects(channel: Channel) -> None:
 @pytest.mark.parametrize(
     ("answers", "text"),
     [
-        (welcomes, "it takes part --insecure, and proves nothing"),
-        (invents, "alice has another network key"),
-        (reflects, "alice has another network key"),
+        (welcomes, "it does not authenticate (--insecure)"),
+        (invents, "alice has a different network key"),
+        (reflects, "alice has a different network key"),
     ],
 )
 async def test_a_fake_worker_is_not_accepted_and_gets_no_model(answers: Peer, text: str, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ async def test_a_man_in_the_middle_who_strips_the_nonce_is_refused_by_both(tmp_p
                 await channel.send(answers[-1])
 
         async with fake(strips) as middle:
-            assert "was called --insecure" in await failed(middle, tmp_path, KEY)
+            assert "but the coordinator uses --insecure" in await failed(middle, tmp_path, KEY)
     assert isinstance(answers[0], Refusal)
 
 
@@ -108,7 +108,7 @@ async def test_a_man_in_the_middle_who_changes_the_hello_is_refused(change: dict
                 await channel.send(await asked(onward, replace(hello, **change)))
 
         async with fake(changes) as middle:
-            assert "has another network key" in await failed(middle, tmp_path, KEY)
+            assert "has a different network key" in await failed(middle, tmp_path, KEY)
 
 
 async def test_a_refusal_of_anybody_is_one_line_fit_for_a_terminal(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ async def test_an_idle_holder_gives_way_when_another_run_calls() -> None:
         assert isinstance(answer, Welcome)
         with pytest.raises(LinkLost) as lost:
             await idle.receive()
-        assert str(lost.value) == "idle for 600 s, and another run has called" and type(lost.value) is LinkLost
+        assert str(lost.value) == "idle for 600 s, and another run connected" and type(lost.value) is LinkLost
         await other.send(order())
         assert isinstance(await other.receive(), TaskResult)
         again, busy = await call("holder")
@@ -181,7 +181,7 @@ async def test_a_newer_link_of_an_idle_run_gives_way_too() -> None:
         newer = await holder()
         await asyncio.sleep(LONG)
         assert await has_it("other")
-        with pytest.raises(LinkLost, match=r"^idle for 600 s, and another run has called$"):
+        with pytest.raises(LinkLost, match=r"^idle for 600 s, and another run connected$"):
             await newer.receive()
 
 

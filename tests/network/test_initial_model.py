@@ -60,7 +60,7 @@ async def test_a_run_that_continues_needs_the_file_no_more(tmp_path: Path) -> No
         path.unlink()
         await fedws.run(resume=tmp_path / "run")
         assert_same(await fedws.run(resume=tmp_path / "run", rounds=6), wanted)
-        with pytest.raises(fedws.UsageError, match=r"its initial_model stays what it is, '.*', not ''$"):
+        with pytest.raises(fedws.UsageError, match=r"cannot change initial_model from '.*' to ''$"):
             await fedws.run(resume=tmp_path / "run", rounds=7, initial_model="")
 
 
@@ -69,7 +69,7 @@ async def test_a_file_that_does_not_fit_is_said_before_a_node_is_dialled(tmp_pat
     with pytest.raises(fedws.UsageError) as caught:
         await fedws.run(run_dir=tmp_path / "run", **plan(initial_model=path))
     problem = "does not fit the model points_linear: calls is missing"
-    assert str(caught.value) == f"--initial-model {path} {problem}; name the model that it is of with --model"
+    assert str(caught.value) == f"--initial-model {path} {problem}; set --model to the model of this file"
     assert not (tmp_path / "run").exists()
 
 
@@ -93,6 +93,6 @@ def test_a_strategy_that_pretrains_starts_from_it_and_one_with_a_model_of_its_ow
     own = f"mistnet:split_at=relu,public_dataset=points,pretrained_path={public}"
     with pytest.raises(fedws.UsageError) as caught:
         prepare_run(gathering(initial_model=path, algorithm=own))
-    why = f"--initial-model {path}: {own} starts from a model of its own; leave one of the two out"
+    why = f"--initial-model {path}: {own} starts from its own model; remove one of them"
     assert str(caught.value) == why
     assert same(prepare_run(gathering(algorithm=own))[2], model_building.build_model("points_net", 1).state_dict())

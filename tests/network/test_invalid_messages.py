@@ -36,23 +36,23 @@ def claim(size: int) -> dict[str, Any]:
 
 
 STRANGE: dict[str, tuple[str | bytes, str]] = {
-    "text": ("hello", "a text frame; messages are binary"),
+    "text": ("hello", "unexpected text frame; messages are binary"),
     "random bytes": (os.urandom(70), "not a fedws message"),
-    "nothing": (b"", "message ends before the length it declares"),
+    "nothing": (b"", "message is shorter than its declared length"),
     "wrong magic": (b"FDWX" + data(HELLO)[4:], "not a fedws message"),
-    "another version": (headed(claim(0), 2), "protocol version 2; this node speaks version 1"),
+    "another version": (headed(claim(0), 2), "unsupported protocol version 2, expected 1"),
     "no msgpack": (encoder.MAGIC + struct.pack("<II", 1, 52) + b"\xc1" * 52, "header is not msgpack"),
-    "huge header": (encoder.MAGIC + struct.pack("<II", 1, 2**31) + bytes(52), "header of 2147483648 bytes; at most"),
-    "huge body": (headed(claim(2**40)), "message of 1099511627904 bytes; at most 65536"),
-    "more than said": (data(HELLO) + bytes(64), "message is longer than the 0 bytes of body it declares"),
-    "less than said": (headed(claim(64)), "message ends before the length it declares"),
-    "half": (data(HELLO)[:20], "message ends before the length it declares"),
+    "huge header": (encoder.MAGIC + struct.pack("<II", 1, 2**31) + bytes(52), "header of 2147483648 bytes exceeds the"),
+    "huge body": (headed(claim(2**40)), "message of 1099511627904 bytes exceeds the limit of 65536"),
+    "more than said": (data(HELLO) + bytes(64), "body exceeds its declared length of 0 bytes"),
+    "less than said": (headed(claim(64)), "message is shorter than its declared length"),
+    "half": (data(HELLO)[:20], "message is shorter than its declared length"),
     "no such type": (headed({**claim(0), "type": "shell"}), "unknown message type 'shell'"),
     "wrong field": (headed({**claim(0), "fields": {"run": 1}, "tensors": []}), "hello: run"),
-    "order first": (data(order()), "before hello"),
+    "order first": (data(order()), "expected 'hello'"),
     "welcome first": (
         data(Welcome(node="alice", role="worker", dataset="points", num_examples=1)),
-        "before hello",
+        "expected 'hello'",
     ),
 }
 
@@ -70,12 +70,12 @@ async def test_who_begins_with_nonsense_is_told_so(name: str) -> None:
 
 
 AFTER_HELLO: dict[str, tuple[str | bytes, str]] = {
-    "text": ("go", "a text frame; messages are binary"),
+    "text": ("go", "unexpected text frame; messages are binary"),
     "random bytes": (os.urandom(3000), "not a fedws message"),
-    "hello again": (data(HELLO), "where a request was due"),
-    "order for another": (data(order(worker="bob")), "a request for bob; this is alice"),
-    "a report": (data(TaskResult(request_id="1", worker="alice", round=1, num_examples=1)), "where a request was due"),
-    "huge body": (headed({**claim(2**40), "type": "task_request"}), "at most 1073741824"),
+    "hello again": (data(HELLO), "expected 'task_request'"),
+    "order for another": (data(order(worker="bob")), "request is for bob, not for alice"),
+    "a report": (data(TaskResult(request_id="1", worker="alice", round=1, num_examples=1)), "expected 'task_request'"),
+    "huge body": (headed({**claim(2**40), "type": "task_request"}), "exceeds the limit of 1073741824"),
 }
 
 

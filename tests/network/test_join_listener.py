@@ -115,7 +115,7 @@ async def test_a_link_on_which_nothing_is_proved_does_not_take_the_place_of_one_
         listener = await come()
         assert await listener.receive() == HELLO
         await listener.send(REPORT)
-        assert await lost(listener) == "the coordinator did not go on"
+        assert await lost(listener) == "the coordinator ended the handshake"
         silent = await come()
         assert await silent.receive() == HELLO
         assert not heard.link.last_error
@@ -134,7 +134,7 @@ async def test_another_node_of_its_name_is_refused_by_name_and_the_first_goes_on
         for _ in range(3):
             second = await come(join(SECOND))
             assert await second.receive() == Refusal(
-                kind="busy", reason="alice is here already, or seems to be; ids must differ"
+                kind="busy", reason="alice seems to be connected already; node ids must differ"
             )
             assert await lost(second) == "closed"
         await works(channel, heard)
@@ -145,7 +145,7 @@ async def test_another_node_of_its_name_is_refused_by_name_and_the_first_goes_on
         await welcomed(later)
         assert await heard.next() == JOINED, "once the first has gone, the other may come"
     assert caplog.messages == [
-        "the coordinator: a node was refused: alice is here already, or seems to be; ids must differ"
+        "the coordinator: a node was rejected: alice seems to be connected already; node ids must differ"
     ]
 
 
@@ -160,7 +160,7 @@ async def test_of_two_who_come_together_one_is_taken_and_the_other_closed() -> N
                 await channel.send(WELCOME)
             assert await heard.next() == JOINED
             first, second = sorted(both, key=lambda channel: str(channel._close_error or ""))  # type: ignore[attr-defined]
-            assert await lost(second) == "alice is here already, or seems to be; ids must differ"
+            assert await lost(second) == "alice seems to be connected already; node ids must differ"
             await works(first, heard)
             assert [type(event) for event in heard.all] == [WorkerConnected, TaskResult]
 
@@ -176,7 +176,7 @@ async def test_nobody_keeps_a_node_out_by_claiming_its_name() -> None:
         await welcomed(channel)
         assert await heard.next() == JOINED and now() == 0
         for stranger in strangers:
-            assert await lost(stranger) == "alice is here already, or seems to be; ids must differ"
+            assert await lost(stranger) == "alice seems to be connected already; node ids must differ"
         await works(channel, heard)
 
 
@@ -184,7 +184,7 @@ WRONG: dict[str, tuple[Message, str]] = {
     "another role": (replace(WELCOME, role="evaluator"), "it is an evaluator, not a worker"),
     "other data": (replace(WELCOME, dataset="digits\n"), "it holds digits?, not points; see --dataset"),
     "a refusal": (Refusal(kind="node", reason="no\x1b"), "no?"),
-    "no welcome": (REPORT, "broke the protocol: task_result where a welcome was due"),
+    "no welcome": (REPORT, "broke the protocol: unexpected message 'task_result', expected 'welcome'"),
 }
 
 
@@ -198,18 +198,18 @@ async def test_who_has_proved_nothing_cannot_end_the_run(name: str, caplog: pyte
             stranger = await come(join(SECOND))
             await stranger.receive()
             await stranger.send(message)
-            assert await lost(stranger) == "the coordinator did not go on"
+            assert await lost(stranger) == "the coordinator ended the handshake"
         assert heard.link.last_error == trouble and not heard.task.done()
         channel = await come()
         await welcomed(channel)
         assert await heard.next() == JOINED
-    assert caplog.messages == [f"alice: a node joined under this name and was not accepted: {trouble}"]
+    assert caplog.messages == [f"alice: rejected a node that joined under this name: {trouble}"]
 
 
 @virtual
 async def test_who_was_not_expected_or_is_of_another_protocol_is_refused_and_hears_nothing_of_others() -> None:
-    unexpected = "this run does not expect {}; see --id here, and --expect-workers there"
-    spoken = "the coordinator speaks protocol 1, not 2"
+    unexpected = "this run does not expect {}; check --id here and --expect-workers there"
+    spoken = "the coordinator uses protocol 1, not 2"
     async with meeting() as (_, url):
         for message, kind, reason in (
             (join(node="dora"), "node", unexpected.format("dora")),
@@ -227,10 +227,11 @@ async def test_who_was_not_expected_or_is_of_another_protocol_is_refused_and_hea
 @virtual
 async def test_whatever_comes_where_a_join_was_due_ends_the_link(message: Message) -> None:
     async with meeting() as (_, url):
-        assert await lost(await come(message, url)) == f"{MESSAGE_NAMES[type(message)]} before join"
+        why = f"unexpected message {MESSAGE_NAMES[type(message)]!r}, expected 'join'"
+        assert await lost(await come(message, url)) == why
 
 
-STORED = "its tensors are in an object store, and there is none here; see --body-store"
+STORED = "the tensors are in an object store, and this node has none; set --body-store"
 
 
 @virtual
@@ -265,7 +266,7 @@ async def test_who_joins_and_answers_no_hello_is_let_go_after_silence() -> None:
     async with meeting() as (place, url), Heard(url, meeting=place) as heard:
         mute = await come()
         assert isinstance(await mute.receive(), Hello)
-        assert await lost(mute) == "the coordinator did not go on" and now() == 60
+        assert await lost(mute) == "the coordinator ended the handshake" and now() == 60
         assert heard.link.last_error == "no answer" and not heard.all
 
 

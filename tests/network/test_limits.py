@@ -24,7 +24,9 @@ from tests.helpers.virtual_time import now, virtual
 
 SMALL = 2**20
 """Bytes that a side accepts; a model of mnist_cnn has 1.7 MB."""
-TOO_LARGE = r"1,7\d\d,\d\d\d bytes, and {} accepts at most 1,048,576; give {} --max-message-bytes 2097152"
+TOO_LARGE = (
+    r"1,7\d\d,\d\d\d bytes, which exceeds {}'s limit of 1,048,576 bytes; start {} with --max-message-bytes 2097152"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +69,7 @@ async def test_a_worker_that_accepts_less_than_the_model_is_excluded_at_once(
             await fedws.run(run_dir=tmp_path / "all", body_store=shelf, **settings)
         result = await fedws.run(run_dir=tmp_path / "one", body_store=shelf, min_results=1, **settings)
     why = f"the request has {TOO_LARGE.format('bob', 'bob')}"
-    few = "round 1: too few workers are left for min_results 2: bob: cannot be asked: "
+    few = "round 1: too few workers are left for min_results 2: bob: cannot receive the request: "
     assert _fits(f"{few}{why}", str(ended.value))
     assert len(result.evaluations()) == 2
     lines = [line for line in caplog.messages if line.startswith("bob is excluded: ")]
@@ -103,9 +105,7 @@ async def test_a_caller_that_accepts_less_than_a_welcome_reads_why(
         return Hello(**{**fields, "max_message_bytes": 100})
 
     monkeypatch.setattr("fedws.coordinator.handshake.Hello", small)
-    why = (
-        r"the welcome has \d+ bytes, and the coordinator accepts at most 100; give the coordinator --max-message-bytes"
-    )
+    why = r"the welcome has \d+ bytes, which exceeds the coordinator's limit of 100 bytes; start the coordinator with "
     async with served() as settings:
         alice = {"workers": {"alice": settings["workers"]["alice"]}, "evaluator": {}, "peer_timeout": 1.5}
         with pytest.raises(fedws.RunFailed, match=why):

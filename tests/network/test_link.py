@@ -58,7 +58,7 @@ async def test_the_coordinator_may_be_there_first(caplog: pytest.LogCaptureFixtu
         async with peer.served():
             assert await heard.next() == JOINED
             assert 20_000 < now() <= 20_005
-    assert caplog.messages == ["Waiting for alice at memory://alice (nobody serves memory://alice)"], "said once"
+    assert caplog.messages == ["Waiting for alice at memory://alice (no node serves memory://alice)"], "said once"
 
 
 async def dials(monkeypatch: pytest.MonkeyPatch, seconds: float, **more: Any) -> list[float]:
@@ -168,7 +168,7 @@ WRONG: dict[str, tuple[Message, type[Exception], str]] = {
         UnexpectedNode,
         "it holds digits?, not points; see --dataset",
     ),
-    "no welcome": (REPORT, RunFailed, "task_result where a welcome was due"),
+    "no welcome": (REPORT, RunFailed, "unexpected message 'task_result', expected 'welcome'"),
 }
 
 

@@ -14,15 +14,15 @@ from tests.helpers.scripted_node import JOINED, REPORT, WELCOME, Heard, Peer, an
 from tests.helpers.virtual_time import virtual
 
 NOT_DUE: dict[str, tuple[Message, str]] = {
-    "no order of that id": (replace(REPORT, request_id="1/bob"), "an answer to 1/bob, which is no open request"),
-    "another's order": (replace(REPORT, worker="bob"), "an answer to 1/alice, which is no open request"),
-    "another round": (replace(REPORT, round=2), "an answer to 1/alice, which is no open request"),
+    "no order of that id": (replace(REPORT, request_id="1/bob"), "answer to the unknown request '1/bob'"),
+    "another's order": (replace(REPORT, worker="bob"), "answer to the unknown request '1/alice'"),
+    "another round": (replace(REPORT, round=2), "answer to the unknown request '1/alice'"),
     "a failure of another": (
         TaskFailure(request_id="9", worker="alice", round=1, kind="failed", reason="?"),
-        "an answer to 9, which is no open request",
+        "answer to the unknown request '9'",
     ),
-    "no answer": (WELCOME, "welcome where an answer was due"),
-    "control characters": (replace(REPORT, request_id="\x1b[2J\n"), "an answer to ?[2J?, which is no open request"),
+    "no answer": (WELCOME, "unexpected message 'welcome', expected 'task_result' or 'task_failure'"),
+    "control characters": (replace(REPORT, request_id="\x1b[2J\n"), "answer to the unknown request '?[2J?'"),
 }
 
 
@@ -68,10 +68,11 @@ async def test_a_node_cannot_claim_what_only_the_coordinator_finds(claimed: str,
 async def test_an_order_without_a_link_is_lost_at_once() -> None:
     async with Heard() as heard:
         await heard.give(asked())
-        assert heard.all == [replace(failed("lost", "not dialled yet"), code="transfer_interrupted")], "it was not sent"
+        unsent = replace(failed("lost", "not connected yet"), code="transfer_interrupted")
+        assert heard.all == [unsent], "it was not sent"
         await asyncio.sleep(1)
         lost = await heard.link.execute(asked())
-        assert lost == replace(failed("lost", "nobody serves memory://alice"), code="transfer_interrupted")
+        assert lost == replace(failed("lost", "no node serves memory://alice"), code="transfer_interrupted")
 
 
 @virtual
@@ -90,7 +91,8 @@ async def test_an_order_that_cannot_be_sent_has_failed_and_the_link_stays() -> N
         failure = await heard.next()
         assert isinstance(failure, TaskFailure)
         assert (failure.kind, failure.code) == ("failed", "permanent")
-        assert failure.reason.startswith("the request has 4,") and "alice accepts at most 2,048" in failure.reason
+        assert failure.reason.startswith("the request has 4,")
+        assert "alice's limit of 2,048 bytes" in failure.reason
         other = TaskRequest(request_id="2", worker="alice", round=2, task="t")
         assert await heard.link.execute(other) == reported(other)
     assert len(peer.dialled) == 1

@@ -51,7 +51,7 @@ async def test_links_that_come_and_go_fill_no_log(caplog: pytest.LogCaptureFixtu
             await asyncio.sleep(0.1)
             if number == 0:
                 begun, ended = caplog.messages
-                assert begun == "alice: run 00000000 begins" and ended.startswith("alice: run 00000000 ended")
+                assert begun == "alice: run 00000000 started" and ended.startswith("alice: run 00000000 ended")
         assert len(caplog.messages) <= FEW
 
 
@@ -64,7 +64,7 @@ async def test_refused_runs_fill_no_log(caplog: pytest.LogCaptureFixture) -> Non
             channel, answer = await call(f"run {number}")
             assert isinstance(answer, Refusal)
             await channel.close()
-        assert any("refused run run 0: alice is busy with run holder since" in line for line in caplog.messages)
+        assert any("rejected run run 0: alice is busy with run holder since" in line for line in caplog.messages)
         assert len(caplog.messages) <= FEW
 
 
@@ -79,7 +79,7 @@ def test_tasks_that_fail_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:
         answer = node.execute(TaskRequest(request_id=str(number), worker="alice", round=1, task="fedavg.fit"))
         assert isinstance(answer, TaskFailure) and answer.kind == "failed"
     lines = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert "alice: fedavg.fit failed: ValueError: no such sample" in lines[0].getMessage()
+    assert "alice: task fedavg.fit failed: ValueError: no such sample" in lines[0].getMessage()
     assert len(lines) <= FEW and len(caplog.records) <= 2 * FEW, "with their tracebacks, for who debugs"
 
 
@@ -101,7 +101,7 @@ async def test_refusals_do_not_hide_that_a_run_begins(caplog: pytest.LogCaptureF
         while not any("run holder ended" in line for line in caplog.messages):
             await asyncio.sleep(0)
         assert isinstance((await call("another"))[1], Welcome)
-    assert "alice: run another begins" in caplog.messages
+    assert "alice: run another started" in caplog.messages
 
 
 def test_an_audit_log_that_cannot_be_written_fills_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -111,7 +111,7 @@ def test_an_audit_log_that_cannot_be_written_fills_no_other(tmp_path: Path, capl
     for number in range(MANY):
         answer = node.execute(TaskRequest(request_id=str(number), worker="alice", round=1, task="none"))
         assert isinstance(answer, TaskFailure)
-    lines = [line for line in caplog.messages if "the audit log cannot be written, so nothing leaves" in line]
+    lines = [line for line in caplog.messages if "cannot write the audit log, so no answer is sent" in line]
     assert 1 <= len(lines) <= FEW
 
 
@@ -134,7 +134,7 @@ async def test_who_is_joined_fills_no_log(caplog: pytest.LogCaptureFixture) -> N
     ):
         while came < MANY:
             await asyncio.sleep(1)
-    for what in ("waits to join", "has joined", "run "):
+    for what in ("waiting to join", "joined the run", "run "):
         assert any(what in line for line in caplog.messages)
     assert len(caplog.messages) <= 2 * FEW, "those of the dialler, and those of runs"
 
@@ -149,7 +149,7 @@ async def test_a_broker_that_comes_and_goes_fills_no_log(
         nonlocal lost
         lost += 1
         await asyncio.sleep(0.01)
-        return LinkLost(f"the broker's connection is lost: {lost}")
+        return LinkLost(f"the connection to the broker is lost: {lost}")
 
     async def ends() -> None:
         pass
@@ -167,5 +167,5 @@ async def test_a_broker_that_comes_and_goes_fills_no_log(
     async with MqttListener(served).serve():
         while lost < MANY:
             await asyncio.sleep(1)
-    assert caplog.messages[0] == "alice: the broker's connection is lost: 1; it is dialled again"
+    assert caplog.messages[0] == "alice: the connection to the broker is lost: 1; reconnecting"
     assert len(caplog.messages) <= FEW

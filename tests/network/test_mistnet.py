@@ -158,7 +158,7 @@ async def test_who_is_late_takes_part_in_a_later_epoch(tmp_path: Path) -> None:
         run.cancel()
         await asyncio.wait([run])
     assert samples == sorted(samples) and samples[0] < 2 * RECORDS, "what has arrived takes part"
-    assert re.search(r"The time is up; .*bob may follow", (tmp_path / "run" / "run.log").read_text())
+    assert re.search(r"Upload deadline passed; incomplete: .*bob", (tmp_path / "run" / "run.log").read_text())
 
 
 @IN_A_THREAD
@@ -219,7 +219,7 @@ def test_the_training_process_ends_with_who_started_it(tmp_path: Path) -> None:
 
 
 def test_no_worker_is_called_as_the_node_that_trains(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"coordinator is what mistnet.* calls the node that trains here"):
+    with pytest.raises(UsageError, match=r"'coordinator' is reserved for the server trainer of mistnet"):
         prepare_run(build_plan({**gathering(tmp_path, {"coordinator": "memory://x"}), "evaluator": {}}))
 
 
@@ -244,6 +244,7 @@ async def test_a_training_process_that_dies_is_started_again_and_the_third_death
                 result = await fedws.run(run_dir=tmp_path / "run", **settings)
                 assert result.rounds()[-1]["round"] == settings["rounds"]
                 return
-            why = r"own training failed: its process ended with status -9 \(was memory short\?\), three times in a row"
+            died = r"the server trainer ended with status -9 \(out of memory\?\)"
+            why = rf"training on the coordinator failed: {died}, three times in a row"
             with pytest.raises(RunFailed, match=why):
                 await fedws.run(run_dir=tmp_path / "run", **settings)

@@ -80,7 +80,7 @@ async def test_what_others_send_on_a_link_is_dropped_and_said(
                 await sender.send(number(turn))
             assert [(await soon(receiver.receive())).run for _ in range(3)] == ["1", "2", "3"]
             assert sum("was dropped" in line for line in caplog.messages) == len(forged), caplog.messages
-            assert any("a frame a second time was dropped" in line for line in caplog.messages)
+            assert any("a duplicate frame was dropped" in line for line in caplog.messages)
             assert any("a frame with a wrong tag was dropped" in line for line in caplog.messages)
 
 
@@ -167,9 +167,7 @@ async def test_a_seal_needs_a_key(broker: Mosquitto) -> None:
     async with linked(broker.url, protected=False) as (near, far):
         for end in (near, far):
             end._endpoint.encrypt_payloads = True
-            with pytest.raises(
-                LinkRefused, match="a link with encrypted payloads needs the network key: --encrypt-payloads"
-            ):
+            with pytest.raises(LinkRefused, match="encrypted payloads require the network key; --encrypt-payloads"):
                 end.mark_authenticated()
 
 
@@ -206,7 +204,7 @@ async def test_nobody_is_kept_out_by_a_crowd(broker: Mosquitto) -> None:
         instance = (await other.sees_topic("/presence/")).rpartition("/")[2]
         links = [await opened(other, instance) for _ in range(70)]
         gone = await other.sees_closed(6)
-        assert set(gone.values()) == {b"\0too many connections are not authenticated yet"}
+        assert set(gone.values()) == {b"\0too many unauthenticated connections"}
         assert gone.keys() <= {topics.uplink_topic("alice", link) for link in links}
         assert topics.uplink_topic("alice", links[-1]) not in gone, "the newest stays, whichever of the others is drawn"
         channel = await dialled(broker.url)
@@ -278,7 +276,7 @@ async def test_little_is_taken_from_who_has_proved_nothing(broker: Mosquitto, si
                 topics.downlink_topic("alice", link), NoProtection().wrap(FrameKind.DATA, turn, bytes(size))
             )
         said = await other.sees(f"{link}/up", FrameKind.CLOSE)
-        assert said[9:] == b"\0too much before a proof"
+        assert said[9:] == b"\0too much data before authentication"
         await (await dialled(broker.url)).close()
 
 

@@ -23,7 +23,7 @@ from tests.helpers.waiting import soon
 
 QUICK = Limits(peer_timeout=12.0)
 """Two seconds for an answer, where none comes."""
-ALREADY = "alice is on this broker already; every node has an id of its own"
+ALREADY = "alice is already connected to this broker; give every node its own id"
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ async def test_a_node_is_seen_while_it_is_there_and_leaves_nothing(broker: Mosqu
 
 async def test_who_is_not_there_is_not_waited_for_long(broker: Mosquitto) -> None:
     async with MqttTransport().serve(broker.url, nothing, LIMITS, node="bob"):
-        with pytest.raises(Unreachable, match=r"^alice is not on the broker$"):
+        with pytest.raises(Unreachable, match=r"^alice is not connected to the broker$"):
             await dialled(broker.url, QUICK)
         channel = await dialled(broker.url, node="bob")
         await channel.close()
@@ -81,12 +81,12 @@ async def test_a_node_that_is_killed_is_lost_at_once(broker: Mosquitto, tmp_path
         channel = await dialled(broker.url)
         waiting = asyncio.create_task(channel.receive())
         os.kill(node.pid, signal.SIGKILL)
-        with pytest.raises(LinkLost, match=r"^the node is gone$"):
+        with pytest.raises(LinkLost, match=r"^the node has disconnected from the broker$"):
             await soon(waiting)
         await channel.close()
         ((_, said),) = await retained(broker)
         assert len(said) == 32, "its will, for a minute, in the place of its presence"
-    with pytest.raises(Unreachable, match="not on the broker"):
+    with pytest.raises(Unreachable, match="not connected to the broker"):
         await dialled(broker.url, QUICK)
     async with MqttTransport().serve(broker.url, nothing, LIMITS, node="alice"):
         assert [said for _, said in await retained(broker)] == [ONLINE], "it is swept away by the next one"
@@ -96,9 +96,9 @@ async def test_a_coordinator_that_vanishes_is_lost_at_once(broker: Mosquitto) ->
     async with linked(broker.url) as (near, far):
         waiting = asyncio.create_task(far.receive())
         near._sink.on_closed.__self__.abort()  # type: ignore[attr-defined]
-        with pytest.raises(LinkLost, match=r"^the coordinator is gone$"):
+        with pytest.raises(LinkLost, match=r"^the coordinator has disconnected from the broker$"):
             await soon(waiting)
-        with pytest.raises(LinkLost, match=r"^the broker's connection is lost$"):
+        with pytest.raises(LinkLost, match=r"^the connection to the broker is lost$"):
             await soon(near.receive())
 
 

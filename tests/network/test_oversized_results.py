@@ -29,7 +29,8 @@ from tests.helpers.support import require
 HEAVY = {"w": torch.zeros(3 * 2**18)}
 """3 MiB, where 4,000 bytes were asked for."""
 REFUSED = (
-    r"broke the protocol: a task_result of 3,145,\d\d\d bytes; an answer to what was requested has at most 1,052,576"
+    r"broke the protocol: message 'task_result' of 3,145,\d\d\d bytes exceeds "
+    r"the limit of 1,052,576 bytes for the open requests"
 )
 
 
@@ -74,7 +75,7 @@ async def test_a_report_of_a_model_that_was_not_asked_for_closes_the_link_with_b
         answer = await heard.link.execute(asked())
         assert isinstance(answer, TaskFailure) and answer.kind == "failed"
         assert re.fullmatch(REFUSED, answer.reason), answer.reason
-        assert (await reasons.get()).startswith("MessageRejected: a task_result of 3,145,")
+        assert (await reasons.get()).startswith("MessageRejected: message 'task_result' of 3,145,")
 
 
 async def test_the_same_report_is_taken_where_the_request_can_produce_it(address: str) -> None:
@@ -118,9 +119,8 @@ async def test_a_worker_that_sends_too_much_three_times_is_excluded(
     caplog.set_level(logging.INFO, "fedws")
     async with asyncio.timeout(PATIENCE), federation(tmp_path) as given:
         result = await _ended(given)
-    assert (
-        "too few workers are left for min_results 2: bob: failed: broke the protocol: a task_result of 3,14" in result
-    )
+    what = "too few workers are left for min_results 2: bob: failed: broke the protocol: message 'task_result' of 3,14"
+    assert what in result
 
 
 async def _ended(given: dict[str, Any]) -> str:
@@ -141,7 +141,7 @@ async def test_a_body_in_an_object_store_is_never_fetched(tmp_path: Path, monkey
     shelf = BodyStore(Watched((tmp_path / "store").as_uri(), 5), min_bytes=2**20)
     async with asyncio.timeout(PATIENCE), federation(tmp_path, shelf=shelf) as given:
         result = await _ended({**given, "body_store": shelf})
-    assert "bob: failed: broke the protocol: a task_result of 3,14" in result
+    assert "bob: failed: broke the protocol: message 'task_result' of 3,14" in result
     assert fetched == [], "the model itself goes on the link"
 
 
@@ -150,5 +150,5 @@ async def test_a_score_that_comes_with_its_model_costs_the_score(tmp_path: Path)
     async with asyncio.timeout(PATIENCE), federation(tmp_path, score=same, bob=same) as given:
         result = await fedws.run(**{**given, "rounds": 1, "model": "mnist_cnn"})
     log = (tmp_path / "run" / "run.log").read_text()
-    assert "Scores missing in round 1: " in log and "broke the protocol: a task_result of 1,72" in log
+    assert "Scores missing in round 1: " in log and "broke the protocol: message 'task_result' of 1,72" in log
     assert result.accuracy is None and len(result.rounds()) == 1

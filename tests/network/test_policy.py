@@ -44,10 +44,13 @@ async def served(*nodes: fedws.Worker) -> AsyncIterator[dict[str, str]]:
 
 
 REFUSED = {
-    "task": (Policy(tasks=("evaluate",)), "the policy here does not allow the task fedavg.fit"),
-    "model": (Policy(models=("mlp",)), "the policy here does not allow the model points_linear"),
-    "samples": (Policy(min_samples=121), "the policy here requires 121 samples behind a number; there are 120"),
-    "updates": (Policy(allow_updates=False), "the policy here lets no model updates leave"),
+    "task": (Policy(tasks=("evaluate",)), "policy: task 'fedavg.fit' is not allowed"),
+    "model": (Policy(models=("mlp",)), "policy: model 'points_linear' is not allowed"),
+    "samples": (
+        Policy(min_samples=121),
+        "policy: each released value requires at least 121 samples, this node has 120",
+    ),
+    "updates": (Policy(allow_updates=False), "policy: model updates are not allowed"),
 }
 
 
@@ -67,7 +70,7 @@ async def test_others_go_on_without_the_one_that_refuses(tmp_path: Path) -> None
     async with served(node("alice", Policy(allow_updates=False)), node("bob")) as urls:
         result = await fedws.run(run_dir=tmp_path / "run", credentials=KEY, **settings(urls, min_results=1, rounds=2))
     assert [record["num_results"] for record in result.metrics if "num_results" in record] == [1, 1]
-    assert "the policy here lets no model updates leave" in (tmp_path / "run" / "run.log").read_text()
+    assert "policy: model updates are not allowed" in (tmp_path / "run" / "run.log").read_text()
 
 
 async def test_what_is_allowed_is_done_and_written_down(tmp_path: Path) -> None:
@@ -96,8 +99,8 @@ async def test_a_days_rounds_are_used_up_over_runs_and_the_next_run_waits(
 ) -> None:
     """The refusal states when the next round is allowed: no strike, and no request before."""
     caplog.set_level(logging.INFO, "fedws")
-    why = "the answers a day that the policy here allows, 3, are used up; the next one is allowed in 24 h"
-    line = f"alice gets no request for 24 h: it refused the request: {why}"
+    why = "policy: the limit of 3 answers a day is reached; the next one is allowed in 24 h"
+    line = f"alice is postponed for 24 h: it refused the request: {why}"
     async with served(node("alice", Policy(max_answers_per_day=3), tmp_path / "log")) as urls:
         await fedws.run(run_dir=tmp_path / "one", credentials=KEY, **settings(urls))
         second = asyncio.create_task(
@@ -118,7 +121,7 @@ async def test_where_the_log_cannot_be_written_no_update_leaves(tmp_path: Path) 
     log.with_name("log.head").unlink()
     log.with_name("log.head").mkdir()
     async with served(made) as urls:
-        with pytest.raises(RunFailed, match="the audit log cannot be written, so nothing leaves"):
+        with pytest.raises(RunFailed, match="cannot write the audit log, so no answer is sent"):
             await fedws.run(run_dir=tmp_path / "run", credentials=KEY, **settings(urls))
 
 
@@ -135,7 +138,7 @@ async def test_only_named_coordinators_may_ask(tmp_path: Path) -> None:
     alice = node("alice", Policy(coordinators=("lab",)), tmp_path / "log")
     async with fedws.serve(alice, "wss://localhost:0", credentials=security("alice")) as url:
         for name, said in (("coordinator", "coordinator"), ("alice", "alice")):
-            with pytest.raises(UnexpectedNode, match=f"the policy of alice does not name {said}$"):
+            with pytest.raises(UnexpectedNode, match=f"the policy of alice does not allow {said}$"):
                 await fedws.run(run_dir=tmp_path / "never", credentials=security(name), **settings({"alice": url}))
         result = await fedws.run(run_dir=tmp_path / "run", credentials=security("lab"), **settings({"alice": url}))
     assert [record["num_results"] for record in result.metrics if "num_results" in record] == [1, 1]
@@ -144,5 +147,5 @@ async def test_only_named_coordinators_may_ask(tmp_path: Path) -> None:
 
 async def test_without_certificates_nobody_is_a_named_coordinator(tmp_path: Path) -> None:
     async with served(node("alice", Policy(coordinators=("*",)))) as urls:
-        with pytest.raises(UnexpectedNode, match=r"the policy of alice does not name a caller without a certificate$"):
+        with pytest.raises(UnexpectedNode, match=r"does not allow a coordinator without a certificate$"):
             await fedws.run(run_dir=tmp_path / "never", credentials=KEY, **settings(urls))

@@ -33,7 +33,7 @@ async def test_nodes_and_run_start_in_any_order(tmp_path: Path, first: str, capl
         await run.task
     assert run.rounds("cohort") == 6 * [[[*WORKERS]]]
     waiting = [text for text in caplog.messages if text.startswith("Waiting")]
-    where = [f"Waiting for {node} at memory://{node} (nobody serves memory://{node})" for node in WORKERS]
+    where = [f"Waiting for {node} at memory://{node} (no node serves memory://{node})" for node in WORKERS]
     assert sorted(waiting) == (where if first == "run" else [])
 
 
@@ -44,8 +44,8 @@ async def test_a_run_that_waits_in_vain_ends_and_leaves_nothing(tmp_path: Path) 
         with pytest.raises(fedws.RunFailed) as failed:
             await run.task
         assert now() == 45
-    away = ", ".join(f"{node} at memory://{node} (nobody serves memory://{node})" for node in ("bob", "charlie"))
-    assert str(failed.value) == f"waited 45 s in vain for {away}"
+    away = ", ".join(f"{node} at memory://{node} (no node serves memory://{node})" for node in ("bob", "charlie"))
+    assert str(failed.value) == f"not connected within 45 s: {away}"
     assert not run.directory.exists()
 
 
@@ -59,7 +59,7 @@ async def test_a_worker_that_joins_takes_part_from_the_next_round(tmp_path: Path
             await run.task
     both, everybody = ["alice", "bob"], ["alice", "bob", "charlie"]
     assert run.rounds("cohort", "missing_workers") == [*3 * [[both, []]], *3 * [[everybody, []]]]
-    in_order(run.log, "Beginning without charlie", "Training round 3/6", "charlie has joined", "Training round 4/6")
+    in_order(run.log, "Started without charlie", "Training round 3/6", "charlie has joined", "Training round 4/6")
 
 
 @virtual
@@ -97,7 +97,7 @@ async def test_a_lost_quorum_is_waited_for_silence_seconds(tmp_path: Path) -> No
         with pytest.raises(fedws.RunFailed) as failed:
             await run.task
         assert now() == since + 30
-    reason = "waited 30 s in vain for bob at memory://bob (nobody serves memory://bob)"
+    reason = "not connected within 30 s: bob at memory://bob (no node serves memory://bob)"
     assert str(failed.value) == reason
     assert run.log[-1] == f"Ended after round 1 of 6: {reason}"
     in_order(run.log, "bob has left: link lost: the node ends", "Waiting for bob, at most 30 s; then the run ends")

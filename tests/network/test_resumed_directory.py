@@ -61,8 +61,8 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over_and_said(killed: tuple[f
     newest.write_bytes(newest.read_bytes()[:-100])
     result = virtual_loop.run_in_virtual_time(resumed(run))
     text = (run / "run.log").read_text()
-    remark = "checkpoint 3 is damaged or cut short; going on from 2"
-    assert re.search(rf"\| {remark}\n.* \| Going on after round 2 of 4\n", text)
+    remark = "checkpoint 3 is damaged or incomplete; continuing from checkpoint 2"
+    assert re.search(rf"\| {remark}\n.* \| Resumed after round 2 of 4\n", text)
     (run / "run.log").write_text("".join(line + "\n" for line in text.splitlines() if remark not in line))
     assert_as_if_nothing_had_been(result, whole)
 
@@ -73,7 +73,7 @@ def test_where_no_checkpoint_is_whole_the_run_cannot_go_on(killed: tuple[fedws.R
         path.write_bytes(path.read_bytes()[:-1])
     (run / ".lock").unlink()
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
-    with pytest.raises(fedws.RunFailed, match=r"there is no whole checkpoint in .*: checkpoint 3 is damaged"):
+    with pytest.raises(fedws.RunFailed, match=r"no intact checkpoint in .*: checkpoint 3 is damaged"):
         virtual_loop.run_in_virtual_time(resumed(run))
     assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
 
@@ -163,13 +163,13 @@ async def test_every_version_is_told_once_and_in_order(
 
 
 OTHER: dict[str, tuple[dict[str, Any], str]] = {
-    "lr": ({"lr": 0.5}, "its lr stays what it is, 0.1, not 0.5"),
+    "lr": ({"lr": 0.5}, "cannot change lr from 0.1 to 0.5"),
     "rounds": (
         {"rounds": 2},
-        "rounds 2 is less than the 3 rounds that are complete; give at least 3",
+        "rounds 2 is less than the 3 completed rounds; set it to at least 3",
     ),
-    "algorithm": ({"algorithm": "fedsgd"}, "its algorithm stays what it is, 'fedavg', not 'fedsgd'"),
-    "evaluator": ({"evaluator": {}}, "its evaluator stays what it is, testing, not none"),
+    "algorithm": ({"algorithm": "fedsgd"}, "cannot change algorithm from 'fedavg' to 'fedsgd'"),
+    "evaluator": ({"evaluator": {}}, "cannot change evaluator from testing to none"),
 }
 
 

@@ -95,7 +95,7 @@ class Node:
                 return
             case "later" | "never":
                 code: Any = {"later": "retry_later", "never": "permanent"}[what]
-                reason = "the policy here does not allow it"
+                reason = "policy: not allowed"
                 answer = build_failure(order, "refused", reason, code, worker=self._worker.node)
                 await channel.send(dataclasses.replace(answer, retry_after=60.0))
                 return

@@ -30,7 +30,7 @@ async def test_a_coordinator_with_another_protocol_is_refused(node: str, protoco
     """First of all: the rest of its ``hello`` may mean something else."""
     async with fedws.serve(worker(), "ws://localhost:0") as url, rough(url) as socket:
         await socket.send(data(replace(HELLO, node=node, protocol=protocol)))
-        reason = f"alice speaks protocol {PROTOCOL_VERSION}, not {protocol}"
+        reason = f"alice uses protocol {PROTOCOL_VERSION}, not {protocol}"
         assert await answer(socket) == Refusal(kind="protocol", reason=reason)
 
 
@@ -45,7 +45,7 @@ async def test_an_unknown_task_is_refused_and_the_link_stays() -> None:
         await socket.send(data(order(settings={"model": "points_linear"}, request_id="2")))
         refusal = await answer(socket)
         assert isinstance(refusal, TaskFailure)
-        assert (refusal.request_id, refusal.reason) == ("2", "alice holds points, not mnist")
+        assert (refusal.request_id, refusal.reason) == ("2", "alice has data set 'points', not 'mnist'")
         await socket.send(data(order(request_id="3")))
         report = await answer(socket)
         assert isinstance(report, TaskResult)
@@ -110,7 +110,7 @@ async def test_a_busy_worker_says_which_run_holds_it(tmp_path: Path, caplog: pyt
             await fedws.run(run_dir=tmp_path / "run", **settings({"alice": url}, peer_timeout=1.5))
         busy = r"alice is busy with run rough since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
         where = f"alice at {re.escape(url)}"
-        assert re.fullmatch(rf"waited 1\.5 s in vain for {where} \({busy}\)", str(failed.value))
+        assert re.fullmatch(rf"not connected within 1\.5 s: {where} \({busy}\)", str(failed.value))
         assert any(re.fullmatch(rf"Waiting for {where} \({busy}\)", text) for text in caplog.messages)
         assert not (tmp_path / "run").exists()
         waiting = asyncio.create_task(honest(url, tmp_path / "run"))
@@ -128,7 +128,7 @@ async def test_an_address_that_reaches_another_node(tmp_path: Path) -> None:
         same = one.replace("localhost", "127.0.0.1")
         with pytest.raises(fedws.RunFailed, match=r"this is alice, not bob$"):
             await fedws.run(run_dir=tmp_path / "run", **settings({"alice": one, "bob": same}))
-        with pytest.raises(fedws.UsageError, match=f"{one} is named for two nodes"):
+        with pytest.raises(fedws.UsageError, match=f"{one} is the address of two nodes"):
             await fedws.run(run_dir=tmp_path / "run", **settings({"alice": one, "bob": one}))
         await honest(one, tmp_path / "run")
 
@@ -203,6 +203,6 @@ async def test_a_worker_that_falls_silent_is_awaited_then_named(tmp_path: Path) 
         run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **flags, peer_timeout=1.2))
         await happens(gate.entered)
         proxy.freeze()
-        with pytest.raises(fedws.RunFailed, match=rf"^waited 1\.2 s in vain for bob at {proxy.url} \(no answer\)$"):
+        with pytest.raises(fedws.RunFailed, match=rf"^not connected within 1\.2 s: bob at {proxy.url} \(no answer\)$"):
             await asyncio.wait_for(run, PATIENCE)
     assert (tmp_path / "run" / "model.safetensors").exists()

@@ -175,7 +175,7 @@ async def test_a_repeated_answer_does_not_leave_without_its_line(
         async with welcomed(url, VICTIM) as (channel, _):
             await channel.send(request("2"))
             failure = await channel.receive()
-            assert getattr(failure, "reason", "") == "the audit log cannot be written, so nothing leaves"
+            assert getattr(failure, "reason", "") == "cannot write the audit log, so no answer is sent"
 
 
 class Held:

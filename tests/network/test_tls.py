@@ -118,7 +118,7 @@ async def test_tls_does_without_a_key_where_both_sides_do(folders: Folders, tmp_
 NODES = {
     "expired": ("old", "alice", "its certificate is not accepted: certificate has expired"),
     "foreign": ("theirs", "alice", "its certificate is not signed by the CA in {ca}"),
-    "another node's": ("ours", "bob", "its certificate is not one of alice"),
+    "another node's": ("ours", "bob", "its certificate is not issued to alice"),
 }
 
 
@@ -135,13 +135,13 @@ async def test_ids_are_not_names_of_hosts(folders: Folders, tmp_path: Path) -> N
     certificates.issue_certificate(folders.ours, "ALICE")
     async with served(tls(folders.ours, "ALICE", folders.ours)) as url:
         security = Credentials(KEY, tls(folders.ours, "coordinator", folders.ours))
-        assert await failed(url, tmp_path, security) == "its certificate is not one of alice"
+        assert await failed(url, tmp_path, security) == "its certificate is not issued to alice"
 
 
 async def test_a_private_ca_must_be_named(folders: Folders, tmp_path: Path) -> None:
     async with served(tls(folders.ours, "alice")) as url:
         said = await failed(url, tmp_path, Credentials(KEY))
-    assert said == "its certificate is not signed by a CA that this machine trusts; name yours: --tls-ca"
+    assert said == "its certificate is not signed by a CA that this machine trusts; set --tls-ca"
 
 
 @pytest.mark.parametrize("case", ["none", "expired", "foreign"])
@@ -160,44 +160,43 @@ async def test_a_caller_who_shows_no_good_certificate_is_told(
             await fedws.run(run_dir=tmp_path / "never", credentials=Credentials(KEY, own), **more)
         good = Credentials(KEY, tls(folders.ours, "coordinator", folders.ours))
         assert await ran({"alice": url}, tmp_path / "run", good) == [1, 1], "the node lives on"
-    why = "does it ask callers for a certificate? --tls-cert and --tls-key"
+    why = "if it requires client certificates, set --tls-cert and --tls-key"
     if case != "none":
-        why = f"is the certificate in {own.cert} expired, or not signed by its CA?"
-    assert str(error.value) == f"waited 1 s in vain for alice at {url} (it hangs up: {why})"
+        why = f"check that {own.cert} has not expired and is signed by the server's CA"
+    assert str(error.value) == f"not connected within 1 s: alice at {url} (the server closed the connection; {why})"
     said = {
         "none": "peer did not return a certificate",
         "expired": "certificate has expired",
         "foreign": "unable to get local issuer certificate",
     }
-    assert f"a caller at 127.0.0.1 was refused by TLS: {said[case]}" in caplog.text
+    assert f"TLS handshake with 127.0.0.1 failed: {said[case]}" in caplog.text
 
 
 async def test_a_caller_with_the_certificate_of_another_is_told(folders: Folders, tmp_path: Path) -> None:
     async with served(tls(folders.ours, "alice", folders.ours)) as url:
         bob = tls(folders.ours, "bob", folders.ours)
-        assert (
-            await failed(url, tmp_path, Credentials(KEY, bob)) == "coordinator shows the certificate of bob; see --id"
-        )
+        said = await failed(url, tmp_path, Credentials(KEY, bob))
+        assert said == "coordinator presented the certificate of bob; check --id"
         assert await ran({"alice": url}, tmp_path / "run", Credentials(KEY, bob, "bob")) == [1, 1]
 
 
 async def test_a_certificate_is_no_key(folders: Folders, tmp_path: Path) -> None:
     async with served(tls(folders.ours, "alice", folders.ours)) as url:
         other = Credentials(NetworkKey(bytes([9]) * 32, "other"), tls(folders.ours, "coordinator", folders.ours))
-        assert (await failed(url, tmp_path, other)).startswith("alice has another network key; ")
+        assert (await failed(url, tmp_path, other)).startswith("alice has a different network key; ")
 
 
 async def test_a_plain_caller_of_a_node_with_tls_is_told(folders: Folders, tmp_path: Path) -> None:
     async with served(tls(folders.ours, "alice", folders.ours)) as url:
         plain = url.replace("wss", "ws")
-        assert await failed(plain, tmp_path, Credentials(KEY)) == "it is served with TLS; write wss://"
+        assert await failed(plain, tmp_path, Credentials(KEY)) == "the server uses TLS; use wss://"
 
 
 async def test_a_caller_with_tls_of_a_plain_node_is_told(folders: Folders, tmp_path: Path) -> None:
     async with served(None) as url:
         security = Credentials(KEY, tls(folders.ours, "coordinator", folders.ours))
         said = await failed(url.replace("ws", "wss"), tmp_path, security)
-        assert said == "it is served without TLS; write ws://, or give it --tls-cert"
+        assert said == "the server does not use TLS; use ws://, or start it with --tls-cert"
         assert await ran({"alice": url}, tmp_path / "run", Credentials(KEY)) == [1, 1]
 
 
@@ -218,23 +217,25 @@ async def test_a_port_that_closes_at_once_may_be_a_node_tomorrow(
             flags = settings({"alice": url}, peer_timeout=1.0)
             await fedws.run(run_dir=tmp_path / "never", credentials=security, **flags)
     why = (
-        "it ended the connection without a word" if scheme == "ws" else "the connection ended during the TLS handshake"
+        "the server closed the connection without an answer"
+        if scheme == "ws"
+        else "the connection ended during the TLS handshake"
     )
-    assert str(error.value) == f"waited 1 s in vain for alice at {url} ({why})"
+    assert str(error.value) == f"not connected within 1 s: alice at {url} ({why})"
     assert f"Waiting for alice at {url} ({why})" in caplog.messages
 
 
 async def test_certificates_and_addresses_must_go_together(folders: Folders, tmp_path: Path) -> None:
     """Else what should be hidden would not be."""
     own = tls(folders.ours, "alice", folders.ours)
-    with pytest.raises(UsageError, match=r"ws://h:1 is not encrypted, though certificates are given; write wss://"):
+    with pytest.raises(UsageError, match=r"ws://h:1 is not encrypted, but certificates are given; use wss://"):
         await fedws.run(
             run_dir=tmp_path / "never", credentials=Credentials(KEY, own), **settings({"alice": "ws://h:1"})
         )
-    with pytest.raises(UsageError, match="is not encrypted, though certificates are given"):
+    with pytest.raises(UsageError, match="is not encrypted, but certificates are given"):
         async with fedws.serve(worker(), "ws://localhost:0", credentials=Credentials(KEY, own)):
             pass
-    with pytest.raises(UsageError, match=r"^wss:// needs a certificate: --tls-cert and --tls-key"):
+    with pytest.raises(UsageError, match=r"^wss:// requires a certificate; set --tls-cert and --tls-key"):
         async with fedws.serve(worker(), "wss://localhost:0", credentials=Credentials(KEY)):
             pass
     assert not (tmp_path / "never").exists()
@@ -342,6 +343,6 @@ async def test_tls_is_only_looked_for_in_a_callers_first_bytes(tmp_path: Path) -
         writer.write(b"\x16\x03\x01\r\n\r\n")
         async with asyncio.timeout(PATIENCE):
             said = await reader.read()
-        assert b"no TLS here" not in said
+        assert b"does not use TLS" not in said
         writer.close()
         await writer.wait_closed()

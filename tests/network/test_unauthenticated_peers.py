@@ -50,7 +50,7 @@ async def test_a_wrong_proof_is_refused_with_what_to_do(answer: Callable[[Hello,
         assert isinstance(refusal, Refusal)
         assert (refusal.kind, refusal.reason) == (
             "key",
-            f"the caller has another network key than alice; {handshake.KEY_MISMATCH_REMEDY}",
+            f"the coordinator has a different network key than alice; {handshake.KEY_MISMATCH_REMEDY}",
         )
         with pytest.raises(LinkLost):
             await channel.receive()
@@ -85,7 +85,7 @@ async def test_whatever_comes_where_a_proof_was_due_ends_the_link(instead: Messa
     async with fedws.serve(worker(), "ws://localhost:0", credentials=KEY) as url, dialled(url) as channel:
         await asked(channel, replace(HELLO, nonce=handshake.create_nonce()))
         await channel.send(instead)
-        with pytest.raises(LinkError, match="where a proof was due"):
+        with pytest.raises(LinkError, match="expected 'proof'"):
             await channel.receive()
 
 
@@ -96,7 +96,7 @@ async def test_an_order_before_the_proof_is_not_carried_out() -> None:
         await channel.send(replace(HELLO, nonce=handshake.create_nonce()))
         await channel.send(TaskRequest(request_id="1", worker="alice", round=1, task="fedavg.fit"))
         assert isinstance(await channel.receive(), Challenge)
-        with pytest.raises(LinkError, match="task_request where a proof was due"):
+        with pytest.raises(LinkError, match="unexpected message 'task_request', expected 'proof'"):
             await channel.receive()
         assert not gate.entered.is_set()
 

@@ -20,7 +20,7 @@ from tests.helpers.federation import worker
 from tests.helpers.keyed_runs import KEY
 from tests.helpers.manual_coordinator import HELLO, answer, data, honest
 
-PAGE = "requests with an Origin header are refused: web pages cannot connect to a fedws node\n"
+PAGE = "requests with an Origin header are rejected: web pages cannot connect to a fedws node\n"
 
 
 async def refused(url: str, origin: str, more: Headers | None = None) -> str:
@@ -69,7 +69,7 @@ async def test_pages_fill_no_log_and_programs_are_served(tmp_path: Path, caplog:
             await refused(url, "https://example.org")
         lines = [line for line in caplog.messages if "web page" in line]
         assert len(lines) == 1
-        assert lines[0].endswith("refused a web page at 127.0.0.1: its request has an Origin")
+        assert lines[0].endswith("rejected a web page at 127.0.0.1: its request has an Origin header")
         async with connect(url, proxy=None, compression=None) as socket:
             await socket.send(data(HELLO))
             assert isinstance(await answer(socket), Welcome)

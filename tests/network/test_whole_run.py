@@ -141,8 +141,8 @@ async def test_run_sync_where_a_loop_runs_already(tmp_path: Path) -> None:
 
 
 def test_run_sync_where_no_loop_runs(tmp_path: Path) -> None:
-    where = r"alice at memory://nobody \(nobody serves memory://nobody\)"
-    with pytest.raises(fedws.RunFailed, match=rf"^waited 0\.2 s in vain for {where}$"):
+    where = r"alice at memory://nobody \(no node serves memory://nobody\)"
+    with pytest.raises(fedws.RunFailed, match=rf"^not connected within 0\.2 s: {where}$"):
         fedws.run_sync(
             run_dir=tmp_path / "run",
             workers={"alice": "memory://nobody"},

@@ -58,8 +58,8 @@ async def test_without_a_quorum_the_run_ends_and_names_who_was_awaited() -> None
             await asyncio.sleep(30)
         with pytest.raises(RunFailed) as caught:
             await gathering
-    missing = [f"{node} at memory://{node} (nobody serves memory://{node})" for node in ("bob", "charlie")]
-    assert str(caught.value) == f"waited 60 s in vain for {', '.join(missing)}", "bob was there, and left"
+    missing = [f"{node} at memory://{node} (no node serves memory://{node})" for node in ("bob", "charlie")]
+    assert str(caught.value) == f"not connected within 60 s: {', '.join(missing)}", "bob was there, and left"
     assert now() == 60
 
 

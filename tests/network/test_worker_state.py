@@ -63,6 +63,6 @@ async def test_another_run_finds_no_state() -> None:
         await channel.send(order(6, 5))
         answer = await soon(channel.receive())
         assert isinstance(answer, TaskFailure) and answer.kind == "refused"
-        assert answer.reason == "alice has lost its state of round 5; was it restarted?"
+        assert answer.reason == "alice has lost its state of round 5: it was restarted or served another run"
         await channel.close()
         assert await rounds(url, "two", set()) == first

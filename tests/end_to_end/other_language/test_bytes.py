@@ -110,6 +110,6 @@ def test_it_takes_no_name_that_is_a_path(node: str, name: str) -> None:
     data = data.replace(b"x" * len(name), name.encode())
     code = """try { read(Buffer.from(process.argv[1], "hex"), "task_request"); }
     catch (error) { console.log(error.message); }"""
-    assert script(node, code, data.hex()) == "tensor: name is wrong\n"
-    with pytest.raises(ProtocolError, match="no name is like a path"):
+    assert script(node, code, data.hex()) == "tensor: name is not valid\n"
+    with pytest.raises(ProtocolError, match="a name must not look like a path"):
         Decoder().feed(data)

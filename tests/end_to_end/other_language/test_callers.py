@@ -24,7 +24,7 @@ def test_with_another_key_it_is_refused(processes: Processes, node: str, data: P
     command = alice(processes, node, data, "--key-file", "other.key")
     run = processes.fork("run", *dialling(serving({"alice": command})), "--dataset", "digits", "--run-dir", "run")
     assert run.end() == 1
-    assert "alice has another network key" in run.errors[-1]
+    assert "alice has a different network key" in run.errors[-1]
 
 
 @pytest.mark.parametrize("key", ["", "5e" * 31, "5g" * 32])
@@ -32,7 +32,9 @@ def test_without_a_key_it_does_not_start(processes: Processes, node: str, data: 
     processes.environment["FEDWS_KEY"] = key
     command = alice(processes, node, data)
     assert command.end() == 2
-    assert command.errors == ["worker.mjs: a network key is 64 hexadecimal digits: see 'fedws key show'"]
+    assert command.errors == [
+        "worker.mjs: not a network key; expected 64 hexadecimal digits, as printed by 'fedws key show'"
+    ]
 
 
 def test_it_reads_the_user_s_own_key(processes: Processes, node: str, data: Path) -> None:
@@ -54,7 +56,7 @@ def test_it_reads_the_user_s_own_key(processes: Processes, node: str, data: Path
 
 async def test_callers_that_do_not_know_the_key_are_refused(url: str) -> None:
     channel = await WebSocketTransport().connect(url, Limits())
-    with pytest.raises(LinkRefused, match="alice has another network key"):
+    with pytest.raises(LinkRefused, match="alice has a different network key"):
         await met(channel, key=bytes(32))
     await channel.close()
     for nonce, proof in (("ab" * 32, "00" * 32), ("", "")):
@@ -148,7 +150,7 @@ async def test_orders_wait_for_their_turn(url: str) -> None:
 
 @pytest.mark.parametrize(
     ("changed", "reason"),
-    [({}, "request 1/alice a second time"), ({"worker": "bob"}, "a request for bob; this is alice")],
+    [({}, "duplicate request '1/alice'"), ({"worker": "bob"}, "request is for bob, not for alice")],
 )
 async def test_wrong_orders_close_the_link(url: str, changed: dict[str, str], reason: str) -> None:
     async with dialled(url) as channel:
