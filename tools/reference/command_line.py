@@ -31,9 +31,9 @@ def _render_command(name: str) -> str:
 
 
 def _render_row(action: argparse.Action) -> str:
-    names = [*action.option_strings[:1], *action.option_strings[1:]] or [action.metavar or action.dest]
+    names = [*action.option_strings[:1], *action.option_strings[1:]] or [str(action.metavar or action.dest)]
     value = "" if action.nargs == 0 or not action.option_strings else f" {_render_value(action)}"
-    shown = ", ".join(f"`{name}{value if name == names[-1] else ''}`" for name in map(str, names))
+    shown = ", ".join(f"`{name}{value if name == names[-1] else ''}`" for name in names)
     text = " ".join((action.help or "").split()).replace("%%", "%").replace("|", "\\|").replace("[", "\\[")
     return f"| {shown} | {text} |"
 
