@@ -24,7 +24,7 @@ class ConfusionMatrix:
 
         A target outside 0..classes-1, such as -100 for a sample to ignore, is not counted. A model whose batches have
         another form, or different numbers of classes, is not treated as a classifier. Since the coordinator chooses
-        the model, no memory is allocated for more than :data:`MAX_MATRIX_CLASSES` classes.
+        the model, no memory is allocated for more than ``MAX_MATRIX_CLASSES`` classes.
         """
         classes = _count_classes(outputs, targets)
         self.num_classes = classes if self.num_classes in (None, classes) else 0
@@ -40,7 +40,7 @@ class ConfusionMatrix:
     def table(self, min_samples: int = 1) -> list[list[int]] | None:
         """Return the matrix, with a row for each true class and a column for each predicted class.
 
-        Return None for a model that is not a classifier or has more than :data:`MAX_MATRIX_CLASSES` classes. Also
+        Return None for a model that is not a classifier or has more than ``MAX_MATRIX_CLASSES`` classes. Also
         return None if a count is above zero but below ``min_samples``, since it could reveal individual samples.
         """
         if self._counts is None or bool(((self._counts > 0) & (self._counts < min_samples)).any()):

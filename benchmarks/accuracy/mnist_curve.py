@@ -37,7 +37,7 @@ def main(settings: Settings) -> None:
 
 
 def curve(settings: Settings, seed: int) -> list[float]:
-    """Return one run's federated accuracies in percent after the rounds :data:`SCORED`.
+    """Return one run's federated accuracies in percent after the rounds ``SCORED``.
 
     Raise RuntimeError if a model predicts digits that its worker does not hold.
     """

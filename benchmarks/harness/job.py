@@ -28,11 +28,11 @@ def free_ports(count: int) -> list[int]:
 class Job:
     """Worker processes, optionally an evaluator, and a coordinator.
 
-    All nodes serve when the constructor returns. :meth:`coordinate` starts the coordinator. Each script sets torch's
+    All nodes serve when the constructor returns. ``coordinate`` starts the coordinator. Each script sets torch's
     number of threads itself: one in workers and coordinator, one per core in the evaluator.
 
     ``flags`` apply to every process, ``coordinator_flags`` only to the coordinator. ``tls`` is a folder with a CA and
-    the certificates of all nodes, as :mod:`fedws.security.certificates` creates them; links are not encrypted without
+    the certificates of all nodes, as ``fedws.security.certificates`` creates them; links are not encrypted without
     it. With ``join``, the nodes dial out to that URL of a coordinator or a broker, and the coordinator listens there.
     """
 

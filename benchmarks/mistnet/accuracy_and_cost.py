@@ -202,7 +202,7 @@ def privacy_columns(net: Net, case: TrainingCase) -> list[object]:
 
 
 def accuracies(chosen: Sequence[TrainingCase]) -> dict[TrainingCase, float]:
-    """Train the cases, :data:`AT_ONCE` at a time, print each when it is done, and return their accuracies."""
+    """Train the cases, ``AT_ONCE`` at a time, print each when it is done, and return their accuracies."""
     found: dict[TrainingCase, float] = {}
     running: list[tuple[TrainingCase, Child]] = []
     with Crew() as crew:

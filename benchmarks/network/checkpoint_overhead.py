@@ -1,8 +1,8 @@
 """The cost of a checkpoint in every round, with three workers that train nothing.
 
 In a round, the coordinator sends the model to three workers, receives it from them, and averages it, as in
-:mod:`benchmarks.network.round_overhead`. The figure of a run is the median of its rounds, without the first. In a run
-without checkpoints (:mod:`benchmarks.harness.without_checkpoints`), ``Checkpoints.save`` does nothing; everything else
+``benchmarks.network.round_overhead``. The figure of a run is the median of its rounds, without the first. In a run
+without checkpoints (``benchmarks.harness.without_checkpoints``), ``Checkpoints.save`` does nothing; everything else
 is the same. The coordinator sends the next requests before it writes a checkpoint. Writing and sending therefore
 overlap in part, and a worker that trains would hide all of the time.
 
@@ -72,7 +72,7 @@ def one_save(size: int, what: str) -> Pair:
 
 
 def timed(work: Callable[[int], None], what: str) -> Run:
-    """Return the median seconds of :data:`SAVES` calls, after one call that does not count."""
+    """Return the median seconds of ``SAVES`` calls, after one call that does not count."""
     watch, seconds = Watch(what), []
     for number in range(SAVES + 1):
         begun = time.perf_counter()

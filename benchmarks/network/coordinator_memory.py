@@ -2,13 +2,13 @@
 
 The figure is the growth of a process's peak memory (VmHWM) over the rounds, measured from the start of the first one:
 
-- scheduler: only the scheduler (:mod:`benchmarks.simulation.scheduler_memory`), with results that are made one at a
+- scheduler: only the scheduler (``benchmarks.simulation.scheduler_memory``), with results that are made one at a
   time.
 - in turn: a whole coordinator, ``run_websocket_client.py``, with its links, queue, record and checkpoints. Its workers
   train nothing and answer at random moments. The average rate is 25 answers a second, which two cores can process.
 - at once: the same, but all workers answer as soon as they can. This is the worst case, in which results queue up.
 
-The workers are websocket servers in four other processes (:mod:`benchmarks.network.idle_workers`), whose memory does
+The workers are websocket servers in four other processes (``benchmarks.network.idle_workers``), whose memory does
 not count. A slope is a least-squares fit of the growth to the number of workers, in bytes per worker.
 """
 

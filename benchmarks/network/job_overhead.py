@@ -5,7 +5,7 @@ images. Each process that trains has one thread. Start-up does not count on eith
 time runs from the line "Training round 1", when all workers are connected, to the line of the last evaluation. The time
 of the floor runs from the barrier after its set-up to its last evaluation.
 
-The floor (:mod:`benchmarks.network.plain_pytorch`) normalises all images in advance. It evaluates while processes wait
+The floor (``benchmarks.network.plain_pytorch``) normalises all images in advance. It evaluates while processes wait
 for each other, which was the faster of its two schedules.
 """
 

@@ -1,7 +1,7 @@
 """One coordinator with two hundred devices: over direct links, over a broker, and over a broker with encryption.
 
 The devices are workers in four processes that train nothing and answer immediately
-(:mod:`benchmarks.network.idle_workers`). The model has 1.7 MB. In a round, one process therefore sends 345 MB and
+(``benchmarks.network.idle_workers``). The model has 1.7 MB. In a round, one process therefore sends 345 MB and
 receives as much; over a broker, the bytes cross the loopback interface twice.
 
 The table contains the seconds of a round (median, without the first) and of the slowest one, and the number of results.

@@ -1,10 +1,10 @@
 """The overhead of a round: three workers that train nothing, against the same bytes over bare ``websockets``.
 
-fedws runs with :mod:`benchmarks.harness.noop_algorithm`. In a round, the coordinator sends the model to three workers,
+fedws runs with ``benchmarks.harness.noop_algorithm``. In a round, the coordinator sends the model to three workers,
 receives it from them, and averages it. The seconds of a round are those of its ``round`` record. The figure of a run is
 the median of its rounds; the first round does not count on any side. The peer
-(:mod:`benchmarks.network.websocket_echo`) sends the same bytes in fragments of 1 MiB between four processes. A second
-table compares fedws with plain blocking sockets (:mod:`benchmarks.network.socket_echo`), which are the floor of any
+(``benchmarks.network.websocket_echo``) sends the same bytes in fragments of 1 MiB between four processes. A second
+table compares fedws with plain blocking sockets (``benchmarks.network.socket_echo``), which are the floor of any
 transport in Python.
 """
 
@@ -122,7 +122,7 @@ def idle(
     tls: Path | None = None,
     join: str = "",
 ) -> Job:
-    """Start a job whose workers train nothing; the parameters are those of :class:`benchmarks.harness.job.Job`."""
+    """Start a job whose workers train nothing; the parameters are those of ``benchmarks.harness.job.Job``."""
     choice = ["--algorithm", "noop", "--model", model.name, "--rounds", str(rounds), *coordinator_flags]
     plugin = ["--plugin", "benchmarks/harness/noop_algorithm.py", *flags]
     return Job(crew, data_dir, evaluator=False, flags=plugin, coordinator_flags=choice, tls=tls, join=join)

@@ -1,8 +1,8 @@
 """The cost of authentication and of TLS: three variants in turn, with three workers that train nothing.
 
 The variants are ``--insecure`` over ``ws://``, the network key over ``ws://``, and the key with mutual TLS over
-``wss://``. :mod:`fedws.security.certificates` creates the certificates. A round and its figure are those of
-:mod:`benchmarks.network.round_overhead`, without the first round. A link proves the key once, before any round. The
+``wss://``. ``fedws.security.certificates`` creates the certificates. A round and its figure are those of
+``benchmarks.network.round_overhead``, without the first round. A link proves the key once, before any round. The
 ratio of the key therefore only shows by how much two equal runs differ. The ratio of TLS includes the encryption and
 decryption of the model on its way to each worker and back, all on the cores of one machine.
 
@@ -94,7 +94,7 @@ def security(variant: str, folder: Path) -> Credentials:
 
 
 async def dialled(node: str, url: str, security: Credentials) -> Sequence[float]:
-    """Connect to a worker :data:`DIALS` times, and return the seconds from each attempt to its ``welcome``.
+    """Connect to a worker ``DIALS`` times, and return the seconds from each attempt to its ``welcome``.
 
     One attempt before them does not count. Raise RuntimeError if a worker sends no ``welcome``.
     """

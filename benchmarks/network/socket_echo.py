@@ -1,6 +1,6 @@
 """The floor under every transport: a model's bytes echoed over plain blocking sockets.
 
-It has the roles, commands and output of :mod:`benchmarks.network.websocket_echo`, but no websocket, no masking and no
+It has the roles, commands and output of ``benchmarks.network.websocket_echo``, but no websocket, no masking and no
 event loop. A worker receives the bytes into one buffer that it keeps, and sends them back. The coordinator has one
 thread per worker.
 """

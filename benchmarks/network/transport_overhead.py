@@ -1,7 +1,7 @@
 """The cost of each way to reach a device, compared with direct links: the same run over all ways in turn.
 
 There are three runs. In two of them, three workers train nothing, with models of 1.7 MB and 100 MB (see
-:mod:`benchmarks.network.round_overhead`). The third is ten rounds of MNIST, split by digits, as the demo trains them.
+``benchmarks.network.round_overhead``). The third is ten rounds of MNIST, split by digits, as the demo trains them.
 The figure of a run is the median of its rounds' seconds, without the first. Over a broker, every byte crosses the
 loopback interface twice, on the cores of one machine. The broker is Mosquitto, and the S3 server is moto, which is
 written in Python. All runs with the same model must end with bit-identical weights.

@@ -27,7 +27,7 @@ class Way:
     """A way whose server is running, if it has one."""
 
     join: str = ""
-    """URL to which the nodes dial out, or an empty string; see :class:`benchmarks.harness.job.Job`."""
+    """URL to which the nodes dial out, or an empty string; see ``benchmarks.harness.job.Job``."""
     flags: tuple[str, ...] = ()
     """Flags of every process of the job."""
     between: Child | None = None

@@ -1,6 +1,6 @@
 """A straggler in real time: six workers on the loopback interface, of which the last is ten times slower.
 
-A request takes 0.4 s of wall time, and 4 s on the slow worker (:mod:`benchmarks.simulation.slow_worker`). Training
+A request takes 0.4 s of wall time, and 4 s on the slow worker (``benchmarks.simulation.slow_worker``). Training
 takes about 20 ms of it; the worker sleeps for the rest. Six workers therefore do not slow each other down on two cores.
 
 The split of MNIST is even, and the model is ``mlp``. Learning rate, batch size and batches per request are the

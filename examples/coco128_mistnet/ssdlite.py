@@ -34,7 +34,7 @@ class SsdLite(nn.Module):
 
     The outputs are a box and logits for each anchor. The first logit is for the background, and the others are for the
     80 classes. The network is that of torchvision's ``ssdlite320_mobilenet_v3_large``, with new weights. The steps of
-    torchvision's detector without weights are in the data set, in :func:`ssd` and in :func:`detect`.
+    torchvision's detector without weights are in the data set, in ``ssd`` and in ``detect``.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class SsdLite(nn.Module):
 def ssd() -> Loss:
     """Return the loss of Liu et al., "SSD: Single Shot MultiBox Detector" (ECCV 2016), section 2.2, from torchvision.
 
-    The loss takes the outputs of :class:`SsdLite`, and targets, float32 [n, k, 5]. A row of the targets has the class,
+    The loss takes the outputs of ``SsdLite``, and targets, float32 [n, k, 5]. A row of the targets has the class,
     x, y, width and height, the last four from 0 to 1. Rows without a valid class or area are ignored. As in the paper,
     the mean is over the anchors that match a box, and not over the pictures. The loss therefore depends slightly on the
     division of the pictures into batches.

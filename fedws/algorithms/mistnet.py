@@ -48,14 +48,14 @@ from fedws.training.task_context import TaskContext
 
 @register("task", "mistnet.extract", releases="features")
 def extract(request: TaskRequest, context: TaskContext) -> TaskResult:
-    """Encode and store the features of every sample, once a run; the result describes what :func:`upload` sends."""
+    """Encode and store the features of every sample, once a run; the result describes what ``upload`` sends."""
     settings = context.parse_settings(request, ExtractSettings)
     return extract_features(request, context, settings, lambda pieces: pieces[0])
 
 
 @register("task", "mistnet.fine_tune", releases="features", explicit=True)
 def fine_tune(request: TaskRequest, context: TaskContext) -> TaskResult:
-    """Train the extractor on the samples, where it stays, then encode and store features like :func:`extract`."""
+    """Train the extractor on the samples, where it stays, then encode and store features like ``extract``."""
     settings = context.parse_settings(request, FineTuneSettings)
 
     def prepare_extractor(pieces: list[Tensors]) -> Tensors:

@@ -43,7 +43,7 @@ class AttackBudget:
 
     @property
     def total_steps(self) -> int:
-        """Number of steps of :func:`invert_features` for both objectives together."""
+        """Number of steps of ``invert_features`` for both objectives together."""
         return 2 * self.steps
 
 
@@ -64,7 +64,7 @@ class InversionResult:
     num_features: int
     """Number of features of an image."""
     objective: str
-    """Name of the objective in :func:`build_objectives`."""
+    """Name of the objective in ``build_objectives``."""
     tv_weight: float
     """Weight of total variation, from ``AttackBudget.tv_weights``."""
 

@@ -95,7 +95,7 @@ class FlagTranslator:
 
     def __init__(self, *, accept_former_names: bool) -> None:
         self.accept_former_names = accept_former_names
-        """True if all former names are accepted, and not only :data:`ALGORITHM_ALIAS`."""
+        """True if all former names are accepted, and not only ``ALGORITHM_ALIAS``."""
         self._given_names: dict[str, str] = {}
 
     def accepted_names(self, options: Container[str]) -> dict[str, str]:

@@ -58,7 +58,7 @@ class Connector:
         """Connect to the node with retries, or wait until it joins, until it accepts the run.
 
         Before the first success, log once that the run waits for the node. Raises the errors of
-        :meth:`_check_first_contact`.
+        ``_check_first_contact``.
         """
         if self.listener is not None:
             return await self.wait_for_join(self.listener)

@@ -65,7 +65,7 @@ class EvaluationQueue:
     def restore(self, version: int, pending_lines: Sequence[Mapping[str, Any]]) -> None:
         """Restore the queue of a resumed run, for the rounds up to ``version``, and log the pending lines.
 
-        ``pending_lines`` is the result of :meth:`fedws.recording.ordered_log.OrderedLog.pending` at the checkpoint.
+        ``pending_lines`` is the result of ``fedws.recording.ordered_log.OrderedLog.pending`` at the checkpoint.
         Models that were not evaluated are queued again if their files exist. All other files are deleted.
         """
         known = {(record["round"], record["model"]): record for record in self._run_log.records if "model" in record}

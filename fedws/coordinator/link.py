@@ -41,7 +41,7 @@ _FAILED: LinkFailureKind = "failed"  # a cause that a new link would not remove
 
 
 class Link:
-    """The link to one node of a run. While :meth:`run` is running, a lost link is opened again."""
+    """The link to one node of a run. While ``run`` is running, a lost link is opened again."""
 
     def __init__(self, connector: Connector, stored_bodies: StoredBodies | None = None) -> None:
         self.connector = connector
@@ -83,7 +83,7 @@ class Link:
         """Connect and read answers until cancelled; reconnect whenever the link is lost.
 
         ``on_event`` gets WorkerConnected and WorkerDisconnected. Open requests are answered before the latter. Raises
-        the errors of :meth:`Connector.connect`, RunFailed if another coordinator continues this run, and UsageError
+        the errors of ``Connector.connect``, RunFailed if another coordinator continues this run, and UsageError
         for an invalid address.
         """
         listener = self.connector.listener
@@ -186,7 +186,7 @@ class Link:
         return None
 
     async def execute(self, request: TaskRequest, subject: str = "") -> Answer:
-        """:meth:`send_request`, and wait for the answer."""
+        """``send_request``, and wait for the answer."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         await self.send_request(request, lambda found: None if answer.done() else answer.set_result(found), subject)
         return await answer

@@ -33,7 +33,7 @@ class _JoinedNode:
 class JoinListener:
     """A collection of joined channels by node name.
 
-    Any peer may claim a name, and the handshake of a :class:`fedws.coordinator.link.Link` authenticates it. While one
+    Any peer may claim a name, and the handshake of a ``fedws.coordinator.link.Link`` authenticates it. While one
     peer is accepted under a name, other nodes of that name are rejected.
     """
 

@@ -86,12 +86,12 @@ async def run(
 ) -> RunResult:
     """Run federated learning over named nodes that are being served, and write its record to ``run_dir``.
 
-    ``settings`` are the fields of :class:`fedws.Plan`, which are named like the flags. Examples are
+    ``settings`` are the fields of ``fedws.Plan``, which are named like the flags. Examples are
     ``workers={"alice": "ws://host:8777"}``, ``evaluator={...}`` (empty for none), ``algorithm="fedavg"``, ``model``,
     ``dataset``, ``loss``, ``optimizer`` and ``rounds``. ``observers`` are called with every record as it is written.
 
     ``resume`` is the directory of a run, which continues from its newest checkpoint. ``settings`` may then be omitted.
-    Only the workers, all addresses and :data:`fedws.core.resume_rules.CHANGEABLE_ON_RESUME` may change. A finished run
+    Only the workers, all addresses and ``fedws.core.resume_rules.CHANGEABLE_ON_RESUME`` may change. A finished run
     continues with more ``rounds``, and returns at once without them.
 
     ``credentials`` authenticate the run and its nodes, and default to the user's own network key. With ``body_store``,
@@ -110,7 +110,7 @@ async def run(
 
 
 def run_sync(**settings: Any) -> RunResult:
-    """Call :func:`run` from code that is not async, even if an event loop is already running, as in a notebook.
+    """Call ``run`` from code that is not async, even if an event loop is already running, as in a notebook.
 
     The call blocks the caller's loop, so nodes that are served in that loop (``memory://``) cannot answer. Use
     ``await run`` for them.
@@ -143,7 +143,7 @@ async def run_plan(
     body_store: BodyStore | None = None,
     on_directory: Callable[[Path], object] = lambda path: None,
 ) -> RunResult:
-    """Call :func:`run` for an existing plan, and ``on_directory`` with the run's directory once it exists."""
+    """Call ``run`` for an existing plan, and ``on_directory`` with the run's directory once it exists."""
     plan, scheduler, initial = prepare_run(plan)
     credentials = resolve_credentials(plan, credentials)
     run_directory = RunDirectory.create_unique(plan.algorithm) if directory is None else RunDirectory.create(directory)
@@ -159,7 +159,7 @@ async def resume_run(
     credentials: Credentials | None = None,
     body_store: BodyStore | None = None,
 ) -> RunResult:
-    """Call :func:`run` with ``resume``. Raises UsageError also if the run is not found."""
+    """Call ``run`` with ``resume``. Raises UsageError also if the run is not found."""
     with contextlib.closing(RunDirectory.open_existing(directory)) as run_directory:
         checkpoints = Checkpoints(directory / CHECKPOINTS_DIR)
         plan = resume_plan(

@@ -1,6 +1,6 @@
 """The program of the server trainer, which ends when its standard input is closed.
 
-See :mod:`fedws.coordinator.server_trainer`.
+See ``fedws.coordinator.server_trainer``.
 """
 
 import json

@@ -49,7 +49,7 @@ def check_no_secrets(text: str) -> str:
 
 
 def require_no_secrets(text: str) -> str:
-    """Return the address like :func:`check_no_secrets`, but raise UsageError instead of ValueError."""
+    """Return the address like ``check_no_secrets``, but raise UsageError instead of ValueError."""
     try:
         return check_no_secrets(text)
     except ValueError as error:

@@ -48,9 +48,9 @@ def find_last_location(error: BaseException) -> str:
 
 
 def describe_with_location(error: BaseException) -> str:
-    """Return :func:`summarize_error`, followed by the location of the error in brackets.
+    """Return ``summarize_error``, followed by the location of the error in brackets.
 
-    The location is that of :func:`find_user_location`, or else that of :func:`find_last_location`.
+    The location is that of ``find_user_location``, or else that of ``find_last_location``.
     """
     return f"{summarize_error(error)} ({find_user_location(error) or find_last_location(error)})"
 

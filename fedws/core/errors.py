@@ -46,7 +46,7 @@ link.
 class FedwsError(Exception):
     """Base class of all errors of fedws.
 
-    The text is one printable line of at most :data:`fedws.core.untrusted_text.MAX_LINE_CHARS` characters.
+    The text is one printable line of at most ``fedws.core.untrusted_text.MAX_LINE_CHARS`` characters.
     """
 
     def __init__(self, *args: object) -> None:
@@ -117,7 +117,7 @@ class ProtocolError(LinkError):
 class LinkRefused(LinkError):
     """A link that the peer refused, with the reason that it sent.
 
-    ``kind`` is the kind of the peer's :class:`fedws.protocol.messages.Refusal`.
+    ``kind`` is the kind of the peer's ``fedws.protocol.messages.Refusal``.
     """
 
     def __init__(self, kind: RefusalKind, reason: str) -> None:

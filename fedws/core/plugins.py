@@ -16,7 +16,7 @@ from fedws.core.errors import UsageError
 
 
 def load_plugins(paths: Iterable[str | Path]) -> None:
-    """Load each local Python file with :func:`load_plugin`."""
+    """Load each local Python file with ``load_plugin``."""
     for path in paths:
         load_plugin(path)
 

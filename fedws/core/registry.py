@@ -4,7 +4,7 @@ A piece has three possible sources:
 
 * a file in the package of its kind, whose file name is the name of the piece,
 * an installed entry point of the group ``fedws.KIND``,
-* a local file that the owner of the node loads with ``--plugin``, and that calls :func:`register`.
+* a local file that the owner of the node loads with ``--plugin``, and that calls ``register``.
 
 A name from a peer is only looked up here. It can select a piece that this node already has, but cannot load code.
 
@@ -90,7 +90,7 @@ def register(
     """Register the decorated factory, task or transport under ``name``.
 
     The name of a task is ``FILE.TASK``, such as ``fedavg.fit``. The name of any other shipped piece is its file name.
-    ``releases``, ``settings`` and ``explicit`` are the :class:`TaskTraits` of a task.
+    ``releases``, ``settings`` and ``explicit`` are the ``TaskTraits`` of a task.
 
     Raises UnknownName for an unknown kind. Raises UsageError for a name that is already registered, for a task without
     ``releases``, and for any other piece with ``releases``.
@@ -123,7 +123,7 @@ def register(
 def task_traits(
     releases: ReleaseKind, *, settings: type[BaseModel] | None = None, explicit: bool = False
 ) -> Callable[[T], T]:
-    """Set the :class:`TaskTraits` of the decorated task, which is not registered, such as an evaluator's task.
+    """Set the ``TaskTraits`` of the decorated task, which is not registered, such as an evaluator's task.
 
     Raises UsageError for an unknown kind of release.
     """
@@ -138,7 +138,7 @@ def task_traits(
 
 
 def get_task_traits(task: object) -> TaskTraits:
-    """Return the traits of a task, or :data:`DEFAULT_TASK_TRAITS` if it declares none."""
+    """Return the traits of a task, or ``DEFAULT_TASK_TRAITS`` if it declares none."""
     found: TaskTraits = getattr(task, "traits", DEFAULT_TASK_TRAITS)
     return found
 

@@ -2,7 +2,7 @@
 
 A dtype that safetensors does not support is stored as another one. Complex numbers are stored as real numbers of shape
 [..., 2], real part first. The other such dtypes have elements of one byte, and are stored as uint8. The metadata of the
-file then contain the original dtypes, see :data:`DTYPES_KEY`.
+file then contain the original dtypes, see ``DTYPES_KEY``.
 """
 
 import json
@@ -73,7 +73,7 @@ def to_storable(
 
 
 def from_storable(tensors: Tensors, metadata: Mapping[str, str]) -> dict[str, torch.Tensor]:
-    """Return the original tensors, as the inverse of :func:`to_storable`.
+    """Return the original tensors, as the inverse of ``to_storable``.
 
     Raises SafetensorError if the metadata do not match the tensors.
     """

@@ -36,7 +36,7 @@ _SLICE_ELEMENTS = 2**16  # a float8 tensor is converted in slices of this many e
 def is_averaged(tensor: torch.Tensor) -> bool:
     """Return whether aggregation takes the mean of such tensors, which it does for floats and complex numbers.
 
-    For integers and booleans it takes the maximum, see :func:`maximum`.
+    For integers and booleans it takes the maximum, see ``maximum``.
     """
     return tensor.is_floating_point() or tensor.is_complex()
 

@@ -1,7 +1,7 @@
 """Conversion of untrusted text, from a peer, library or plugin, to one line that is safe on a terminal and in a log.
 
-Only :func:`to_printable` decides which characters are kept. Text from a peer is truncated to :data:`MAX_TEXT_CHARS`
-where it becomes part of a line. Every line is truncated to :data:`MAX_LINE_CHARS` in an error, in a log record, in the
+Only ``to_printable`` decides which characters are kept. Text from a peer is truncated to ``MAX_TEXT_CHARS``
+where it becomes part of a line. Every line is truncated to ``MAX_LINE_CHARS`` in an error, in a log record, in the
 record of a run and on a terminal.
 """
 

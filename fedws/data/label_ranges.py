@@ -33,7 +33,7 @@ def parse_labels(text: str, num_classes: int = 10) -> tuple[int, ...]:
 
 
 def format_labels(labels: Iterable[int], max_chars: int = 0) -> str:
-    """Return a set of labels as text, in the form that :func:`parse_labels` accepts.
+    """Return a set of labels as text, in the form that ``parse_labels`` accepts.
 
     A text longer than ``max_chars`` is truncated and followed by the number of labels; 0 means no limit.
 

@@ -49,7 +49,7 @@ def check_share_sizes(num_examples: int, num_shares: int, min_per_share: int = 1
 def select_share(data: Dataset, dataset: str, partition: str, share_index: int, num_shares: int) -> Dataset:
     """Return the samples of one share of ``num_shares``, which is counted from 0, by a registered partition.
 
-    Raises UsageError, as :func:`split_into_shares` does.
+    Raises UsageError, as ``split_into_shares`` does.
     """
     return select_samples(data, torch.from_numpy(split_into_shares(data, dataset, partition, num_shares)[share_index]))
 

@@ -138,7 +138,7 @@ def load_batch(data: Dataset, indices: torch.Tensor) -> tuple[Any, Any]:
 
 
 def iter_batches(data: Dataset, index_batches: Iterable[torch.Tensor]) -> Iterator[Batch]:
-    """Yield a batch for each tensor of indices, see :func:`fedws.training.batching.split_into_batches`."""
+    """Yield a batch for each tensor of indices, see ``fedws.training.batching.split_into_batches``."""
     for indices in index_batches:
         yield Batch(*load_batch(data, indices), len(indices))
 

@@ -44,7 +44,7 @@ class NodeProcesses:
         self._events: SimpleQueue[tuple[str, str]] = SimpleQueue()
         self._last_lines: dict[str, str] = {}
         self.urls: dict[str, str] = {}
-        """URL of each node by its id, complete once :meth:`wait_until_serving` returns."""
+        """URL of each node by its id, complete once ``wait_until_serving`` returns."""
 
     def __enter__(self) -> Self:
         for number, node in enumerate(NODE_IDS):

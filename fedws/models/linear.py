@@ -15,7 +15,7 @@ MAX_WEIGHTS = 100_000_000
 class Linear(nn.Module):
     """Layer that maps samples of any shape with ``inputs`` values, [n, ...], to log-probabilities [n, outputs].
 
-    Raises UsageError for a size below 1 and for more than :data:`MAX_WEIGHTS` weights.
+    Raises UsageError for a size below 1 and for more than ``MAX_WEIGHTS`` weights.
     """
 
     def __init__(self, *, inputs: int = 784, outputs: int = 10) -> None:

@@ -18,7 +18,7 @@ MAX_LAYER_WIDTH = 10_000
 class Mlp(nn.Module):
     """Network that maps samples of any shape with ``inputs`` values, [n, ...], to log-probabilities [n, outputs].
 
-    Raises UsageError for a width outside 1 to :data:`MAX_LAYER_WIDTH`.
+    Raises UsageError for a width outside 1 to ``MAX_LAYER_WIDTH``.
     """
 
     def __init__(self, *, hidden: int = 200, inputs: int = 784, outputs: int = 10) -> None:

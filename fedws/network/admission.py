@@ -72,7 +72,7 @@ async def admit(
 
 
 class TrackedConnection(Protocol):
-    """A connection with the properties by which :class:`BoundedConnectionSet` compares two peers."""
+    """A connection with the properties by which ``BoundedConnectionSet`` compares two peers."""
 
     @property
     def bytes_received(self) -> int:
@@ -102,7 +102,7 @@ class BoundedConnectionSet:
         return len(self._entries)
 
     def add(self, connection: TrackedConnection, drop: Callable[[], object], address: str = "") -> None:
-        """Add ``connection`` until :meth:`discard`, and evict another one if the set is full.
+        """Add ``connection`` until ``discard``, and evict another one if the set is full.
 
         ``drop`` ends the link when the connection is evicted. Adding a connection again does not evict another one.
         """

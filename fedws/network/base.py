@@ -1,4 +1,4 @@
-"""The protocols :class:`Channel` and :class:`Transport`, and the limits of a link."""
+"""The protocols ``Channel`` and ``Transport``, and the limits of a link."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -53,7 +53,7 @@ class Channel(Protocol):
     def mark_authenticated(self) -> None:
         """Lift the limits for unauthenticated peers.
 
-        Before this call, a message has at most :data:`MAX_HANDSHAKE_MESSAGE_BYTES` bytes, and an incoming link is
+        Before this call, a message has at most ``MAX_HANDSHAKE_MESSAGE_BYTES`` bytes, and an incoming link is
         closed after ``Limits.handshake_timeout``. Afterwards, a message has at most ``Limits.max_message_bytes``
         bytes, and the link has no time limit.
         """

@@ -35,7 +35,7 @@ class BodyTransfers:
     ) -> None:
         """Create the state of the transfers with the node whose id is ``peer``.
 
-        With ``keep_complete``, a complete body is also kept, until :meth:`discard_partial` or the next body.
+        With ``keep_complete``, a complete body is also kept, until ``discard_partial`` or the next body.
         ``on_replaced`` is called when the peer starts to send a body other than the kept one.
         ``get_max_answer_bytes`` returns the size in bytes of the largest message that is accepted at the time. Without
         it, only the limit of the link applies.
@@ -90,7 +90,7 @@ class BodyTransfers:
     async def encode(self, message: Message) -> encoder.EncodedMessage:
         """Return a message in the form in which it should be sent now.
 
-        Raise MessageTooLarge and UsageError as :func:`fedws.protocol.encoder.encode_message` does.
+        Raise MessageTooLarge and UsageError as ``fedws.protocol.encoder.encode_message`` does.
         """
         encoded = encoder.encode_message(message, self._peer_limits)
         store = (

@@ -41,7 +41,7 @@ class StoredBodies:
         self._stop_events: set[threading.Event] = set()
 
     async def put(self, digest: str, body: Sequence[memoryview]) -> int:
-        """Store a body, and keep it until :meth:`release`.
+        """Store a body, and keep it until ``release``.
 
         Return the number of stored bytes, which is 0 if an earlier link has stored the body. Raise StoreError if the
         store fails or the run has ended.
@@ -105,7 +105,7 @@ class StoredBodies:
     async def delete_all(self, nodes: Collection[str]) -> None:
         """Stop all transfers, and delete all blobs of the run that ``nodes`` have stored.
 
-        After :meth:`abandon`, delete nothing. Raise StoreError if the store fails.
+        After ``abandon``, delete nothing. Raise StoreError if the store fails.
         """
         self._closed = True
         for stop in self._stop_events:

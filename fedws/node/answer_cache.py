@@ -47,7 +47,7 @@ class AnswerCache:
     def find_result(self, request: TaskRequest) -> TaskResult | None:
         """Return the cached result if ``request`` is the first one on its link and repeats the last one answered.
 
-        Otherwise return None. The result stays cached until :meth:`save`, so that the next link can use it if this link
+        Otherwise return None. The result stays cached until ``save``, so that the next link can use it if this link
         is lost first.
         """
         known, new, self._is_new_link = self._last_answer, self._is_new_link, False

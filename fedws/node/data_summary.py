@@ -17,7 +17,7 @@ def declared_labels(data: Dataset, labels: Iterable[int] | None, min_samples: in
     """Return the labels to declare, ascending and unique: ``labels``, or the labels of the data if None.
 
     If ``min_samples`` is above 1, labels with fewer samples are left out. Labels of the data that are outside 0 to
-    99,999 are left out too. If more than :data:`fedws.core.limits.MAX_DECLARED_LABELS` labels remain, the list is
+    99,999 are left out too. If more than ``fedws.core.limits.MAX_DECLARED_LABELS`` labels remain, the list is
     empty. Raises UsageError if ``labels`` are not whole numbers from 0 to 99,999.
     """
     counted: dict[int, int] | None = None

@@ -16,7 +16,7 @@ from fedws.training.task_context import TaskContext
 def evaluate_request(request: TaskRequest, context: TaskContext) -> TaskResult:
     """Evaluate the request's model on this node's data.
 
-    The metrics of the result are the fields of :class:`fedws.protocol.evaluation_result.EvalResult`.
+    The metrics of the result are the fields of ``fedws.protocol.evaluation_result.EvalResult``.
     """
     settings = context.parse_settings(request, EvalSettings)
     module = context.build_eval_model(settings, request.tensors)
@@ -26,7 +26,7 @@ def evaluate_request(request: TaskRequest, context: TaskContext) -> TaskResult:
 def create_evaluator(node: str, dataset: str, data: Dataset, threads: int = 1, **worker_arguments: Any) -> Worker:
     """Return a node that evaluates models on ``data`` with ``threads`` threads.
 
-    ``worker_arguments`` are passed to :class:`fedws.node.worker.Worker`, such as ``policy`` and ``audit_log``.
+    ``worker_arguments`` are passed to ``fedws.node.worker.Worker``, such as ``policy`` and ``audit_log``.
     """
     return Worker(
         node, dataset, data, tasks={"evaluate": evaluate_request}, evaluator=True, threads=threads, **worker_arguments

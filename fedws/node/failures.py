@@ -35,7 +35,7 @@ class FailureBuilder:
 
     After a task has read samples, an error and its type may depend on the samples. The coordinator then gets the
     same text for all errors. The exceptions are errors that are declared to depend on the request alone
-    (:class:`fedws.core.errors.RequestError`). With ``send_error_details`` the coordinator gets the text of each error.
+    (``fedws.core.errors.RequestError``). With ``send_error_details`` the coordinator gets the text of each error.
     """
 
     def __init__(self, context: TaskContext, *, send_error_details: bool) -> None:

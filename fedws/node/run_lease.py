@@ -14,7 +14,7 @@ IDLE_PEER_TIMEOUTS = 10
 MAX_LINKS_PER_RUN = 16
 """Maximum number of links of one run at once; all but one wait for the older ones to end."""
 TAKEN_OVER_REASON = "taken over by the same run"
-"""Reason of a close, for people, when the run of a link connects again. Programs decide by :class:`TakenOver`."""
+"""Reason of a close, for people, when the run of a link connects again. Programs decide by ``TakenOver``."""
 
 
 class Lease:

@@ -33,7 +33,7 @@ log = logging.getLogger("fedws")
 
 
 class NodeServer:
-    """A server that runs a :class:`Worker` behind links.
+    """A server that runs a ``Worker`` behind links.
 
     Each link starts with the handshake. Its requests then follow one after the other, each with its answer.
     """

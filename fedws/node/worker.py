@@ -81,7 +81,7 @@ class Worker:
         self.releases = ReleaseLedger(self._context, audit_log, self._failures)
         """Ledger that checks the policy and writes the audit log.
 
-        A server also records in it the answers that it sends without :meth:`execute`.
+        A server also records in it the answers that it sends without ``execute``.
         """
         self._welcome = Welcome(
             node=node,
@@ -144,11 +144,11 @@ class Worker:
             return self._failures.build_from_task_error(request, error), traits
 
     def stop(self) -> None:
-        """Request the running task to end soon; call :meth:`resume` before the next task."""
+        """Request the running task to end soon; call ``resume`` before the next task."""
         self._stop_event.set()
 
     def resume(self) -> None:
-        """Allow tasks to run again after :meth:`stop`."""
+        """Allow tasks to run again after ``stop``."""
         self._stop_event.clear()
 
     def _find_task(self, name: str) -> Task:

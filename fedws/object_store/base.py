@@ -28,7 +28,7 @@ class Store(Protocol):
 
     Every method blocks and can be called in several threads at once. It fails after ``timeout`` seconds without
     progress. All methods except ``check_access`` raise StoreError, whose text is one line that names the store and
-    contains no secrets. They raise it also if :func:`build_blob_path` rejects ``run`` or ``name``.
+    contains no secrets. They raise it also if ``build_blob_path`` rejects ``run`` or ``name``.
     """
 
     def check_access(self) -> None:
@@ -143,7 +143,7 @@ def build_blob_path(run: str, name: str | None = None) -> str:
 def split_into_parts(body: Sequence[memoryview]) -> Iterator[list[memoryview]]:
     """Yield the parts of a body, without a copy of its bytes.
 
-    Each part has :data:`PART_BYTES` bytes, except that the last one has the rest. An empty body has no parts.
+    Each part has ``PART_BYTES`` bytes, except that the last one has the rest. An empty body has no parts.
     """
     part: list[memoryview] = []
     room = PART_BYTES

@@ -54,7 +54,7 @@ class S3Client:
     def _connect(self) -> tuple[Any, S3Address]:
         """Return a client of boto3 and the address of its store.
 
-        The client makes each request only once, because :meth:`call` decides about retries.
+        The client makes each request only once, because ``call`` decides about retries.
         """
         try:
             import boto3
@@ -112,7 +112,7 @@ class S3Client:
         """Yield the results under ``key`` from all pages of a listing, each parsed by ``parse_result``.
 
         Only the end of the listing counts as progress, because a store could send pages without end. Raise StoreError
-        if a request fails, or after :data:`MAX_PAGES` pages.
+        if a request fails, or after ``MAX_PAGES`` pages.
         """
         page_tokens: dict[str, Any] | None = {}
 
@@ -158,7 +158,7 @@ class S3Client:
 def get_field(response: Any, name: str, expected_type: type[T]) -> T:
     """Return the field ``name`` of a response.
 
-    Raise KeyError if it is missing, or TypeError if it has another type. :meth:`S3Client.call` converts both into a
+    Raise KeyError if it is missing, or TypeError if it has another type. ``S3Client.call`` converts both into a
     StoreError.
     """
     value = response[name]

@@ -117,7 +117,7 @@ def read_head(path: Path) -> LogHead:
 def write_head(path: Path, head: LogHead) -> None:
     """Write the head file of a log in place.
 
-    If the head is out of date after a power failure, :func:`find_end` finds the lines that it does not count.
+    If the head is out of date after a power failure, ``find_end`` finds the lines that it does not count.
     """
     handle = os.open(head_path(path), os.O_WRONLY | os.O_CREAT, private_files.FILE_MODE)
     try:

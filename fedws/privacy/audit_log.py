@@ -81,7 +81,7 @@ class AuditLog:
     def answer_ages(self, node: str, period: timedelta = COUNTING_PERIOD) -> dict[str, float]:
         """Return the ages in seconds of a node's answers that count for a limit within ``period``.
 
-        See :meth:`fedws.privacy.usage_counts.UsageCounts.answer_ages`. Raises OSError.
+        See ``fedws.privacy.usage_counts.UsageCounts.answer_ages``. Raises OSError.
         """
         if not self._counts.track_recent:
             self._counts, self._bytes_read = UsageCounts(track_recent=True), 0
@@ -91,7 +91,7 @@ class AuditLog:
     def sent_upload_ids(self, node: str, dataset: str, peer: str) -> set[str]:
         """Return the ids of the uploads that left a node.
 
-        See :meth:`fedws.privacy.usage_counts.UsageCounts.sent_upload_ids`. Raises OSError.
+        See ``fedws.privacy.usage_counts.UsageCounts.sent_upload_ids``. Raises OSError.
         """
         self._count_new_lines()
         # The lines of the log contain the names in printable form.

@@ -15,7 +15,7 @@ def min_distinct_samples(
     """Return the minimum number of distinct samples that a task uses, out of ``num_examples``.
 
     ``settings_type`` is the model that the task is registered with to validate its settings, such as
-    :class:`fedws.core.task_settings.TrainSettings`. It supplies the defaults of missing settings. Without it, a
+    ``fedws.core.task_settings.TrainSettings``. It supplies the defaults of missing settings. Without it, a
     missing setting counts as 1. A setting that ``settings_type`` lacks also counts as 1. Raises TaskError if the
     settings are not valid for ``settings_type``.
 

@@ -98,7 +98,7 @@ class Policy(BaseModel):
         """Check a request before anything is computed.
 
         ``num_examples`` is the number of samples of the node. ``answer_ages`` are the ages of the answers that count
-        for the daily limit, see :meth:`fedws.privacy.audit_log.AuditLog.answer_ages`. ``num_uploads`` is the number of
+        for the daily limit, see ``fedws.privacy.audit_log.AuditLog.answer_ages``. ``num_uploads`` is the number of
         uploads that left. Both exclude the upload of this run. Raises TaskError with the reason; it is RetryLater for
         the daily limit.
         """
@@ -118,7 +118,7 @@ class Policy(BaseModel):
     def check_usage(self, answer_ages: Mapping[str, float], traits: TaskTraits, *, num_uploads: int = 0) -> None:
         """Check the number of uploads and answers that left against the limits.
 
-        The arguments are those of :meth:`check_request`. Raises TaskError; it is RetryLater for the daily limit.
+        The arguments are those of ``check_request``. Raises TaskError; it is RetryLater for the daily limit.
         """
         if traits.releases == "features" and num_uploads >= self.max_uploads:
             what = f"policy: the limit of {self.max_uploads} uploads for this coordinator is reached"

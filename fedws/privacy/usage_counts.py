@@ -73,7 +73,7 @@ class UsageCounts:
     def answer_ages(self, node: str, period: timedelta = COUNTING_PERIOD) -> dict[str, float]:
         """Return the age in seconds of each answer of a node within ``period``, over all runs.
 
-        The keys are those of :func:`counting_key`. If several lines have the same key, the age is that of the newest.
+        The keys are those of ``counting_key``. If several lines have the same key, the age is that of the newest.
         A line with a time in the future has age 0, since the clock was set back after it. If the time is more than
         ``period`` ahead, the clock was wrong then, and the line does not count yet. Older lines are dropped.
         """

@@ -34,7 +34,7 @@ _REJECTION_CODES = (
 
 
 def truncate_reason(reason: str) -> str:
-    """Return the start of a reason, truncated at a character boundary to :data:`MAX_REASON_BYTES` bytes.
+    """Return the start of a reason, truncated at a character boundary to ``MAX_REASON_BYTES`` bytes.
 
     >>> len(truncate_reason("\u00fc" * 100))
     61

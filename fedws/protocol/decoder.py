@@ -1,4 +1,4 @@
-"""The decoder, which turns bytes in the format of :mod:`fedws.protocol.encoder` into messages; pure, without I/O."""
+"""The decoder, which turns bytes in the format of ``fedws.protocol.encoder`` into messages; pure, without I/O."""
 
 import dataclasses
 import typing
@@ -133,7 +133,7 @@ class Decoder:
 
     @property
     def is_body_stored(self) -> bool:
-        """Return whether the body is in an object store, from which it must be copied into :attr:`body_view`."""
+        """Return whether the body is in an object store, from which it must be copied into ``body_view``."""
         return self._header is not None and self._header.transfer == STORE_TRANSFER
 
     @property
@@ -142,7 +142,7 @@ class Decoder:
         return memoryview(self._body)
 
     def mark_body_complete(self) -> None:
-        """Mark the body as complete after it was copied into :attr:`body_view`."""
+        """Mark the body as complete after it was copied into ``body_view``."""
         self._received_bytes = len(self._body)
 
     def build_message_without_tensors(self) -> Message:

@@ -11,7 +11,7 @@ A proof is therefore useless on another link, for another run or node, or in the
 three passes of mutual authentication). It proves membership in the network, but not which member the peer is. The
 handshake does not protect later messages. TLS provides both.
 
-``takeover_key`` is the run's public key for this node (:mod:`fedws.protocol.run_claim`). ``signature`` is made with the
+``takeover_key`` is the run's public key for this node (``fedws.protocol.run_claim``). ``signature`` is made with the
 private key, so a member that observed one handshake cannot sign the next. The coordinator's proof covers the public
 key too.
 """

@@ -1,6 +1,6 @@
 """The messages that nodes send to each other, and the types of their fields.
 
-A message is a frozen data class. :data:`MESSAGE_TYPES` lists the messages that are sent over the network, and
+A message is a frozen data class. ``MESSAGE_TYPES`` lists the messages that are sent over the network, and
 ``docs/topics/protocol.md`` describes their fields.
 """
 
@@ -30,7 +30,7 @@ Signature = Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Identifier = Annotated[str, Field(max_length=64)]
 PrintableText = Annotated[str, AfterValidator(to_printable)]
-"""Printable line for people, cut to :data:`fedws.core.untrusted_text.MAX_TEXT_CHARS` characters."""
+"""Printable line for people, cut to ``fedws.core.untrusted_text.MAX_TEXT_CHARS`` characters."""
 DatasetName = Annotated[str, Field(max_length=256)]
 NumExamples = Annotated[int, Field(ge=1, le=MAX_EXAMPLES)]
 Weight = Annotated[int, Field(ge=0, le=MAX_EXAMPLES)]
@@ -54,9 +54,9 @@ Labels = Annotated[
     AfterValidator(_check_ascending),
 ]
 FailureKind = Literal["refused", "failed", "rejected", "lost"]
-"""Kind of a request's end without a usable result, see :class:`TaskFailure`."""
+"""Kind of a request's end without a usable result, see ``TaskFailure``."""
 FailureCode = Literal["", "permanent", "retry_later", "transfer_progressed", "transfer_interrupted"]
-"""Consequence of a failure, see :attr:`TaskFailure.code`."""
+"""Consequence of a failure, see ``TaskFailure.code``."""
 Json = dict[str, Any]
 """Data that settings and metrics may hold: numbers, strings, booleans, lists and dicts of these."""
 
@@ -69,7 +69,7 @@ class Hello:
     node: Identifier
     """Id of the node that the coordinator expects to reach."""
     protocol: int
-    """Protocol version, :data:`fedws.protocol.encoder.PROTOCOL_VERSION`."""
+    """Protocol version, ``fedws.protocol.encoder.PROTOCOL_VERSION``."""
     coordinator: Identifier = "coordinator"
     """Id of the coordinator that sends the message."""
     nonce: Hex32Bytes | Literal[""] = ""
@@ -94,7 +94,7 @@ class Join:
 
 @dataclass(frozen=True, kw_only=True)
 class Challenge:
-    """The answer to a Hello from a node with a network key; see :mod:`fedws.protocol.handshake`."""
+    """The answer to a Hello from a node with a network key; see ``fedws.protocol.handshake``."""
 
     node: Identifier
     nonce: Hex32Bytes
@@ -143,7 +143,7 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRequest:
-    """A coordinator's request to one node; it ends in exactly one :class:`TaskResult` or :class:`TaskFailure`."""
+    """A coordinator's request to one node; it ends in exactly one ``TaskResult`` or ``TaskFailure``."""
 
     request_id: str
     worker: str
@@ -153,7 +153,7 @@ class TaskRequest:
     state_round: StateRound = 0
     """Round of the worker's state (control variates, error feedback) from which the task starts; 0 means no state."""
     seed: Seed = 0
-    """Seed of 64 bits for shuffling and initialisation, see :func:`fedws.core.seeds.request_seed`.
+    """Seed of 64 bits for shuffling and initialisation, see ``fedws.core.seeds.request_seed``.
 
     It is never used for privacy noise.
     """
@@ -220,7 +220,7 @@ def build_failure(
 ) -> TaskFailure:
     """Return the failure of a request, or the failure that replaces its result, with its reason as one printable line.
 
-    The reason is cut to :data:`fedws.core.untrusted_text.MAX_TEXT_CHARS` characters. ``worker`` is the id of the node
+    The reason is cut to ``fedws.core.untrusted_text.MAX_TEXT_CHARS`` characters. ``worker`` is the id of the node
     that answers, if it may differ from the node in the request.
     """
     return TaskFailure(

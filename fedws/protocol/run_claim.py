@@ -29,7 +29,7 @@ class RunClaim:
     key: str = field(default="", repr=False)
     """Key of this run for this node, as 64 hexadecimal digits; empty on a link without a network key.
 
-    The coordinator holds the private key (see :func:`derive_takeover_key`), and the node the public key.
+    The coordinator holds the private key (see ``derive_takeover_key``), and the node the public key.
     """
 
     @property

@@ -34,7 +34,7 @@ def draw_curves(
 
     ``worker_labels`` are the labels that each worker declares. The picture shows the accuracy by round, or the loss if
     the models do not classify. If no model was evaluated, it shows the seconds of each round. If workers hold different
-    labels, a second half shows what each model predicts. ``shared`` is the argument of :func:`save_figure`. Raises
+    labels, a second half shows what each model predicts. ``shared`` is the argument of ``save_figure``. Raises
     OSError if the file cannot be written.
     """
     save_figure(path, lambda figure: _draw_run(figure, records, worker_labels, title), shared=shared)
@@ -53,7 +53,7 @@ def draw_over_time(
 def save_figure(path: Path, draw: Callable[["Figure"], "Figure"], *, shared: bool = True) -> None:
     """Write the figure that ``draw`` returns as a PNG file at ``path``, which is written atomically.
 
-    ``draw`` gets an empty figure. ``shared`` is the argument of :func:`fedws.core.atomic_files.atomic_file`. Raises
+    ``draw`` gets an empty figure. ``shared`` is the argument of ``fedws.core.atomic_files.atomic_file``. Raises
     OSError if the file cannot be written.
     """
     import matplotlib

@@ -47,7 +47,7 @@ def metric_series(records: Sequence[Record], metric: str = "accuracy") -> Series
     """Return the values of ``metric`` for each evaluated model, as points (round, value).
 
     The last evaluation of a model in a round counts. A value that is not finite, or whose magnitude exceeds
-    :data:`MAX_PLOTTED_VALUE`, is omitted.
+    ``MAX_PLOTTED_VALUE``, is omitted.
 
     >>> metric_series([{"kind": "evaluation", "round": 1, "model": "bob", "accuracy": 0.5}])
     {'bob': [(1, 0.5)]}
@@ -63,7 +63,7 @@ def metric_series(records: Sequence[Record], metric: str = "accuracy") -> Series
 def prediction_shares(records: Sequence[Record], worker_labels: WorkerLabels) -> dict[str, dict[int, list[float]]]:
     """Return the share (0 to 1) of the predictions in each set of labels, by model and round.
 
-    The sets are the result of :func:`fedws.recording.evaluation_lines.distinct_label_sets`, in its order.
+    The sets are the result of ``fedws.recording.evaluation_lines.distinct_label_sets``, in its order.
 
     >>> record = {"kind": "evaluation", "round": 1, "model": "bob", "predicted_label_counts": [1, 1, 6]}
     >>> prediction_shares([record], {"alice": [0, 1], "bob": [2]})

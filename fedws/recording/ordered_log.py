@@ -40,7 +40,7 @@ class OrderedLog:
     def reserve(self, tag: Any = None) -> Callable[..., None]:
         """Reserve a place in the log, and return a function that fills it with lines.
 
-        The function may be called once. :meth:`pending` returns ``tag``, so that a resumed run can reserve the place
+        The function may be called once. ``pending`` returns ``tag``, so that a resumed run can reserve the place
         again.
         """
         entry = _QueueItem(tag=tag)

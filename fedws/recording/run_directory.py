@@ -25,7 +25,7 @@ log = logging.getLogger("fedws")
 
 
 class RunDirectory:
-    """The directory of a run, locked by this process until :meth:`close`."""
+    """The directory of a run, locked by this process until ``close``."""
 
     def __init__(self, path: Path, lock: filelock.BaseFileLock, created: Sequence[Path]) -> None:
         self.path = path
@@ -33,7 +33,7 @@ class RunDirectory:
         self._created = created
         self._run_info: dict[str, Any] = {}
         self.retained = False
-        """True if :meth:`close` keeps the directory."""
+        """True if ``close`` keeps the directory."""
 
     @classmethod
     def create(cls, path: Path) -> Self:
@@ -45,7 +45,7 @@ class RunDirectory:
 
     @classmethod
     def create_unique(cls, algorithm: str, parent: Path = Path("runs")) -> Self:
-        """Create and lock a new directory for a run with this algorithm; see :func:`create_unique_directory`.
+        """Create and lock a new directory for a run with this algorithm; see ``create_unique_directory``.
 
         Raises UsageError if the directory cannot be created.
         """
@@ -97,7 +97,7 @@ class RunDirectory:
     def secret(self) -> bytes:
         """Secret of the run, 32 bytes, which is never sent.
 
-        :meth:`begin` creates it. The keys derived from it can take over the nodes of the run.
+        ``begin`` creates it. The keys derived from it can take over the nodes of the run.
         """
         return bytes.fromhex(self._run_info["secret"])
 
@@ -113,7 +113,7 @@ class RunDirectory:
         return str(run_id)
 
     def retain(self) -> None:
-        """Keep the directory on :meth:`close`, because the run can be continued from now on."""
+        """Keep the directory on ``close``, because the run can be continued from now on."""
         self.retained = True
 
     def mark_finished(self) -> None:
@@ -123,7 +123,7 @@ class RunDirectory:
     def close(self) -> None:
         """Release the directory, and remove it if no run began in it.
 
-        Only directories that :meth:`create` or :meth:`create_unique` created are removed.
+        Only directories that ``create`` or ``create_unique`` created are removed.
         """
         with contextlib.suppress(OSError):
             (self.path / LOCK_FILE).unlink(missing_ok=True)

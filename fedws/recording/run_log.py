@@ -32,7 +32,7 @@ LOG_FORMAT = "%(asctime)s | %(message)s"
 
 class _RunLogHandler(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Ignore the error; :meth:`RunLog.write_record` reports a full disk, once instead of for every line."""
+        """Ignore the error; ``RunLog.write_record`` reports a full disk, once instead of for every line."""
 
 
 class RunLog:
@@ -44,7 +44,7 @@ class RunLog:
         self.records: list[Record] = []
         self.observers: list[Callable[[Record], None]] = []
         self.checkpoint_extra: dict[str, Any] = {}
-        """Data that :meth:`position` returns in addition to the position."""
+        """Data that ``position`` returns in addition to the position."""
         self.worker_labels: dict[str, list[int]] = {}
         """Labels that each worker declares."""
         self._dropped_records: list[str] = []
@@ -75,7 +75,7 @@ class RunLog:
     def position(self) -> dict[str, Any]:
         """Return the position in the record, for a checkpoint.
 
-        It holds the size of the log in bytes, the lines that are not emitted yet, and :attr:`checkpoint_extra`.
+        It holds the size of the log in bytes, the lines that are not emitted yet, and ``checkpoint_extra``.
         """
         return {
             "log_bytes": (self.directory / LOG_FILE).stat().st_size,
@@ -96,7 +96,7 @@ class RunLog:
     def truncate(self, version: int, position: Mapping[str, Any]) -> None:
         """Remove all log lines after ``position`` and all records after ``version``.
 
-        Call this method before :meth:`open`. Raises RunFailed if a file cannot be read or written.
+        Call this method before ``open``. Raises RunFailed if a file cannot be read or written.
         """
         path, log_file = self.directory / METRICS_FILE, self.directory / LOG_FILE
         # The labels are not truncated, because the workers declare them again.
@@ -112,7 +112,7 @@ class RunLog:
             raise RunFailed(f"cannot truncate the record in {self.directory}: {error.strerror or error}") from None
 
     def _parse_records(self, lines: Sequence[str]) -> Iterator[Record]:
-        """Yield the valid records of ``lines``, and keep a log line about each invalid one for :meth:`open`."""
+        """Yield the valid records of ``lines``, and keep a log line about each invalid one for ``open``."""
         for number, text in enumerate(lines, 1):
             try:
                 yield stored_records.parse_record(text)

@@ -79,7 +79,7 @@ class StatePacker:
 
 
 def unpack_state(packed: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
-    """Return the state that :class:`StatePacker` converted.
+    """Return the state that ``StatePacker`` converted.
 
     Raises UsageError for a class that is unknown or has other fields.
     """

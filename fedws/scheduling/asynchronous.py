@@ -42,12 +42,12 @@ class AsynchronousState(Generic[B]):
 
 
 def is_asynchronous(algorithm: object) -> bool:
-    """Return True if an algorithm needs an :class:`AsynchronousScheduler`."""
+    """Return True if an algorithm needs an ``AsynchronousScheduler``."""
     return hasattr(algorithm, "accumulate")
 
 
 class AsynchronousScheduler(Generic[B]):
-    """A :class:`fedws.scheduling.base.Scheduler` for a :class:`fedws.scheduling.base.AsynchronousAlgorithm`.
+    """A ``fedws.scheduling.base.Scheduler`` for a ``fedws.scheduling.base.AsynchronousAlgorithm``.
 
     Workers do not wait for each other: a worker gets its next request, with the newest model, as soon as its answer
     arrives. The staleness of a result is the number of versions made since its request.

@@ -75,7 +75,7 @@ class TaskSpec:
 
 
 class RoundAlgorithm(Protocol):
-    """An algorithm with rounds, which :class:`fedws.scheduling.synchronous.SynchronousScheduler` runs.
+    """An algorithm with rounds, which ``fedws.scheduling.synchronous.SynchronousScheduler`` runs.
 
     Its factory is ``(training: fedws.core.task_settings.TrainSettings, *, options)``, registered as ``algorithm``.
     """
@@ -100,7 +100,7 @@ B = TypeVar("B")
 
 
 class AsynchronousAlgorithm(Protocol[B]):
-    """An algorithm without rounds, which :class:`fedws.scheduling.asynchronous.AsynchronousScheduler` runs.
+    """An algorithm without rounds, which ``fedws.scheduling.asynchronous.AsynchronousScheduler`` runs.
 
     Its factory is ``(training: fedws.core.task_settings.TrainSettings, *, options)``, registered as ``algorithm``.
     """

@@ -28,7 +28,7 @@ class Participants:
     members: dict[str, Participant]
     pending_requests: dict[str, PendingRequest] = field(default_factory=dict)
     num_failures: int = 0
-    """Number of requests that failed for any reason since the last :meth:`pop_num_failures`."""
+    """Number of requests that failed for any reason since the last ``pop_num_failures``."""
     log_lines: tuple[str, ...] = ()
     """Log lines about the last event."""
 
@@ -101,7 +101,7 @@ class Participants:
         """Return the participants after an event, and the pending request that the event answers.
 
         Other events give None instead of a request. So does an answer without a pending request, which is dropped.
-        :meth:`record_failure` counts failures.
+        ``record_failure`` counts failures.
         """
         if isinstance(event, TaskResult | TaskFailure):
             pending_request = self.pending_requests.get(event.request_id)
@@ -155,7 +155,7 @@ class Participants:
 
         A repeated request of the same round differs only in its id. ``run_seed`` is the seed of the run.
         ``max_result_bytes`` is the size of the result's tensors in bytes; see
-        :class:`fedws.protocol.messages.TaskRequest`.
+        ``fedws.protocol.messages.TaskRequest``.
         """
         member = self.members[worker]
         attempt = member.attempt + 1 if member.last_requested_round == round_number else 1
@@ -200,8 +200,8 @@ class Participants:
         """Count a failed request, and exclude the worker after three consecutive failures.
 
         A permanent refusal excludes the worker at once. A loss or a postponement counts as a failure only after several
-        in a row; see :class:`fedws.scheduling.lost_request_count.LostRequestCount` and
-        :data:`MAX_CONSECUTIVE_POSTPONEMENTS`.
+        in a row; see ``fedws.scheduling.lost_request_count.LostRequestCount`` and
+        ``MAX_CONSECUTIVE_POSTPONEMENTS``.
         """
         worker, participants = failure.worker, replace(self, num_failures=self.num_failures + 1)
         member = participants.members[worker]

@@ -18,6 +18,6 @@ class ResultTemplate(Protocol):
 
 
 def compute_result_size(algorithm: object, model: Tensors) -> int:
-    """Return the size in bytes of the body of a result on ``model``; see :class:`ResultTemplate`."""
+    """Return the size in bytes of the body of a result on ``model``; see ``ResultTemplate``."""
     template = algorithm.result_template(model) if isinstance(algorithm, ResultTemplate) else model
     return compute_tensors_size(template)

@@ -50,7 +50,7 @@ class SynchronousState(Generic[A]):
 
 
 class SynchronousScheduler(Generic[A]):
-    """A :class:`fedws.scheduling.base.Scheduler` for a :class:`fedws.scheduling.base.RoundAlgorithm`.
+    """A ``fedws.scheduling.base.Scheduler`` for a ``fedws.scheduling.base.RoundAlgorithm``.
 
     A round closes when it has as many results as the sampler's cohort size. With at least ``min_results``, it also
     closes when every request is answered or the round timeout has passed. With fewer results, the missing workers get

@@ -10,7 +10,7 @@ from fedws.security.tls import TlsConfig
 
 @dataclass(frozen=True)
 class Credentials:
-    """The credentials that a node presents and requires of its peers; :data:`INSECURE` requires nothing."""
+    """The credentials that a node presents and requires of its peers; ``INSECURE`` requires nothing."""
 
     key: NetworkKey | None
     """Network key; None allows any peer to connect."""

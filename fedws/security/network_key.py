@@ -25,7 +25,7 @@ _KEY_PATTERN = re.compile(rf"[0-9a-f]{{{2 * _KEY_BYTES}}}")
 
 @dataclass(frozen=True)
 class NetworkKey:
-    """A network key and its origin. Only :attr:`hex_text` shows its text, so that it is not logged by accident."""
+    """A network key and its origin. Only ``hex_text`` shows its text, so that it is not logged by accident."""
 
     secret: bytes = field(repr=False)
     origin: str

@@ -110,7 +110,7 @@ class Device:
 class SlowChannel:
     """The device's end of a link, on which transfers and work take virtual time.
 
-    See :class:`fedws.network.base.Channel`. If the settings of a request determine the amount of work, its time passes
+    See ``fedws.network.base.Channel``. If the settings of a request determine the amount of work, its time passes
     before the device receives the request. Work that is lost or not finished at the end of the run is therefore never
     computed. The rest of the time passes before the result is sent.
     """

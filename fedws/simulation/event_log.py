@@ -12,7 +12,7 @@ from fedws.core import private_files
 class EventLog:
     """A log that writes events to a file until it is closed.
 
-    The first event creates the file. Events after :meth:`close` are ignored.
+    The first event creates the file. Events after ``close`` are ignored.
     """
 
     def __init__(self, path: Path) -> None:

@@ -60,7 +60,7 @@ def run_simulation(
     """Run ``plan`` with the fleet, and write its records to ``directory``.
 
     ``evaluator`` evaluates models without virtual time. Raise UsageError if the plan is invalid, and
-    :class:`fedws.simulation.virtual_loop.Deadlock` if the run cannot continue.
+    ``fedws.simulation.virtual_loop.Deadlock`` if the run cannot continue.
     """
     return virtual_loop.run_in_virtual_time(_run(plan, directory, fleet, evaluator, observers))
 

@@ -30,7 +30,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     """
 
     virtual = True
-    """True, so that :func:`fedws.coordinator.clock.monotonic_seconds` uses the clock of the loop."""
+    """True, so that ``fedws.coordinator.clock.monotonic_seconds`` uses the clock of the loop."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,13 +74,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return Deadlock(f"deadlock at virtual second {self._now:g}: no timer is set, and {waiting}")
 
     def _process_events(self, events: list[Any]) -> None:
-        """Do nothing, because :meth:`select` never returns events."""
+        """Do nothing, because ``select`` never returns events."""
 
     def _write_to_self(self) -> None:
         """Do nothing. The base class calls this from threads and signals to wake the loop, which never sleeps."""
 
 
 def run_in_virtual_time(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine like :func:`asyncio.run`, in virtual time. Raise Deadlock if the loop cannot continue."""
+    """Run a coroutine like ``asyncio.run``, in virtual time. Raise Deadlock if the loop cannot continue."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)

@@ -21,7 +21,7 @@ class InitialState:
     """Extractors besides the model's own, packed into one dict."""
     num_classes: int = 0
     label_format: str = ""
-    """Format of a label, as returned by :func:`fedws.data.batch_labels.describe_labels`."""
+    """Format of a label, as returned by ``fedws.data.batch_labels.describe_labels``."""
     input_shape: Sequence[int] = ()
     """Shape of one input; empty if the first pretraining epoch determines shape, classes and label format."""
 
@@ -29,7 +29,7 @@ class InitialState:
 class CollectThenTrainAlgorithm(Protocol):
     """An algorithm that collects features once and then trains on the coordinator.
 
-    :class:`fedws.split_learning.scheduler.CollectThenTrainScheduler` makes a scheduler of it. The factory
+    ``fedws.split_learning.scheduler.CollectThenTrainScheduler`` makes a scheduler of it. The factory
     ``(training: fedws.core.task_settings.TrainSettings, *, options)`` is registered as ``algorithm``.
     """
 

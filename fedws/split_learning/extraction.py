@@ -189,7 +189,7 @@ def build_release(upload: CachedUpload, *, resent: bool = False) -> FeatureRelea
 
 
 def build_manifest(upload: CachedUpload) -> Json:
-    """Return the fields of the upload's :class:`fedws.split_learning.upload_progress.UploadManifest`."""
+    """Return the fields of the upload's ``fedws.split_learning.upload_progress.UploadManifest``."""
     manifest = {
         key: upload.manifest[key]
         for key in ("num_records", "feature_bytes", "feature_shape", "label_shape", "label_dtype")

@@ -24,7 +24,7 @@ def pack_state_dicts(state_dicts: Sequence[Tensors]) -> dict[str, torch.Tensor]:
 
 
 def unpack_state_dicts(tensors: Tensors) -> list[Tensors]:
-    """Return the dicts that :func:`pack_state_dicts` packed; names without the number of a dict are ignored.
+    """Return the dicts that ``pack_state_dicts`` packed; names without the number of a dict are ignored.
 
     >>> packed = pack_state_dicts([{"w": torch.ones(1)}, {"w": torch.ones(1), "b": torch.ones(1)}])
     >>> [sorted(state) for state in unpack_state_dicts(packed)]
@@ -52,7 +52,7 @@ class MultiExtractorModel(nn.Module):
     The head therefore learns to read the features of every extractor. ``module`` is the whole model, which is trained
     in place, and ``extra_extractors`` are the other extractors. ``first_extractor`` selects the extractor of the first
     batch, since there may be fewer batches than extractors. Raises UsageError as
-    :func:`fedws.split_learning.model_split.split_model` does, and RuntimeError for extractors of another model or
+    ``fedws.split_learning.model_split.split_model`` does, and RuntimeError for extractors of another model or
     split point.
     """
 

@@ -39,7 +39,7 @@ class FeatureEncoding(Protocol):
         """Decode uint8 [n, encoded_bytes] to float32 [n, *shape], on which the head is trained and evaluated."""
 
     def estimate(self, packed: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-        """Return float32 [n, *shape] whose mean over the noise is the output of :meth:`decode` without noise.
+        """Return float32 [n, *shape] whose mean over the noise is the output of ``decode`` without noise.
 
         An attack uses this unbiased estimate, so that the noise does not put it at a disadvantage.
         """

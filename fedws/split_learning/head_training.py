@@ -30,7 +30,7 @@ class HeadTrainSettings(SplitSettings):
     feature_shape: list[int]
     """Shape of a record's features."""
     loss: str
-    """Name of the loss; :data:`LIKELIHOOD_LOSSES` are corrected for randomised labels, others require clear labels."""
+    """Name of the loss; ``LIKELIHOOD_LOSSES`` are corrected for randomised labels, others require clear labels."""
     optimizer: str
     lr: Positive
     batch_size: Count

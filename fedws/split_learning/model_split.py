@@ -37,7 +37,7 @@ def split_model(module: nn.Module, split_at: str) -> tuple[nn.Module, nn.Module]
     """Return the extractor and the head of ``module``.
 
     ``head(extractor(inputs))`` equals ``module(inputs)``, in training and in evaluation mode. ``split_at`` is a name
-    from :func:`find_split_points`, or a number N, which selects child N, from 0, of the feature trunk. The trunk is
+    from ``find_split_points``, or a number N, which selects child N, from 0, of the feature trunk. The trunk is
     ``module.features`` if that is a Sequential. Otherwise it is the module itself if that is a Sequential, and else
     the module's children in the order in which they run.
 

@@ -14,7 +14,7 @@ from fedws.split_learning.bit_packing import flatten_features
 
 @dataclass(frozen=True)
 class OneBitEncoding:
-    """A :class:`fedws.split_learning.feature_encoding.FeatureEncoding` that sends bits through a binary channel.
+    """A ``fedws.split_learning.feature_encoding.FeatureEncoding`` that sends bits through a binary channel.
 
     Eight bits are packed into a byte. As in MistNet, B = 1 where A > 0. The head receives 0.0 and 1.0.
     """
@@ -23,7 +23,7 @@ class OneBitEncoding:
     epsilon: float | None
     delta: float = 0.0
     step_width: float = 0.1
-    """Width of the smooth step in :meth:`negative_log_likelihood`, in units of a feature value."""
+    """Width of the smooth step in ``negative_log_likelihood``, in units of a feature value."""
 
     def encoded_bytes(self, num_values: int) -> int:
         """Return an eighth of ``num_values``, rounded up."""

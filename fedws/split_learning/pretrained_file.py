@@ -26,7 +26,7 @@ class PretrainedInfo:
     """Shape of one input."""
     epochs: int
     label_format: str = "int64 []"
-    """Format of a label, as returned by :func:`fedws.data.batch_labels.describe_labels`."""
+    """Format of a label, as returned by ``fedws.data.batch_labels.describe_labels``."""
     split_at: str = ""
     """Split point at which the extractors end, if there are several; otherwise empty."""
 
@@ -38,7 +38,7 @@ class PretrainedModel:
     model: Tensors
     info: PretrainedInfo
     extra_extractors: Tensors
-    """Other extractors, packed by :func:`fedws.split_learning.extractor_pool.pack_state_dicts`."""
+    """Other extractors, packed by ``fedws.split_learning.extractor_pool.pack_state_dicts``."""
 
 
 _INFO_ADAPTER = TypeAdapter(PretrainedInfo)
@@ -100,7 +100,7 @@ def build_pretrained(tensors: Tensors, info: PretrainedInfo) -> PretrainedModel:
 def load_pretrained_for(path: Path, model: str, reference: Tensors) -> PretrainedModel:
     """Return the content of a file with a model whose tensors match ``reference``.
 
-    Raises UsageError as :func:`load_pretrained` does, and for another model.
+    Raises UsageError as ``load_pretrained`` does, and for another model.
     """
     pretrained = load_pretrained(path)
     problem = find_mismatch(pretrained.model, reference)

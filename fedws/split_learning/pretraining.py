@@ -46,7 +46,7 @@ def pretrain_epoch(
     """Train ``module`` on the node's data with the given settings, and return its new tensors.
 
     ``extra_extractors`` are further extractors, packed into one dict. They are trained, too, and returned with the
-    tensors of the module. Raises the same errors as :func:`fedws.training.local_training.train`.
+    tensors of the module. Raises the same errors as ``fedws.training.local_training.train``.
     """
     if not extra_extractors:
         trained = local_training.train(module, context, settings, seed)
@@ -100,6 +100,6 @@ def first_sample(context: task_context.TaskContext) -> tuple[torch.Tensor, Any]:
 def input_shape(context: task_context.TaskContext) -> list[int]:
     """Return the shape of one input.
 
-    Raises the same errors as :func:`first_sample`.
+    Raises the same errors as ``first_sample``.
     """
     return list(first_sample(context)[0].shape[1:])

@@ -17,7 +17,7 @@ _MAX_SCALE_RATIO = 2.0**20
 
 
 class FloatEncoding:
-    """A :class:`fedws.split_learning.feature_encoding.FeatureEncoding` as float32, little endian, without privacy."""
+    """A ``fedws.split_learning.feature_encoding.FeatureEncoding`` as float32, little endian, without privacy."""
 
     epsilon: float | None = None
     delta: float = 0.0

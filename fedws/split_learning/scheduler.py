@@ -25,7 +25,7 @@ from fedws.split_learning.upload_progress import UploadManifest, UploadProgress
 
 
 class CollectThenTrainScheduler:
-    """A :class:`fedws.scheduling.base.Scheduler` of a :class:`fedws.split_learning.base.CollectThenTrainAlgorithm`.
+    """A ``fedws.scheduling.base.Scheduler`` of a ``fedws.split_learning.base.CollectThenTrainAlgorithm``.
 
     A version of the model is an epoch of training. Training starts when all workers have uploaded their records. It
     also starts when ``min_results`` workers have done so, and no request is open or the upload deadline has passed.
@@ -71,7 +71,7 @@ class CollectThenTrainScheduler:
         )
 
     def react(self, state: CollectThenTrainState, event: Event) -> tuple[CollectThenTrainState, Sequence[TaskRequest]]:
-        """Process an event; :meth:`spool` has stored the features of a result before."""
+        """Process an event; ``spool`` has stored the features of a result before."""
         if self._is_finished(state):
             return state, ()
         if isinstance(event, RoundTimeout):

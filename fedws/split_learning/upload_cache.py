@@ -243,7 +243,7 @@ class UploadCache:
     def upload_id(self) -> str:
         """Return the ID of the run's upload: 16 random hexadecimal digits, new for each upload that is started.
 
-        Before the first upload, it is the start of :attr:`run_name`.
+        Before the first upload, it is the start of ``run_name``.
         """
         here = self._persistent_folder is not None or "_folder" in self.__dict__
         return str((self._load_manifest() if here else {}).get("upload_id", self.run_name[:16]))

@@ -57,7 +57,7 @@ class UploadManifest(BaseModel):
 
     @property
     def label_format(self) -> str:
-        """Return the dtype and shape of a label, as :func:`fedws.data.batch_labels.describe_labels` does."""
+        """Return the dtype and shape of a label, as ``fedws.data.batch_labels.describe_labels`` does."""
         return f"{self.label_dtype} {list(self.label_shape)}"
 
     def check_quota(self, num_examples: int, other_bytes: int, max_bytes: int) -> None:
@@ -93,7 +93,7 @@ class UploadProgress:
     """The progress of a worker's upload."""
 
     manifest: Json = field(default_factory=dict)
-    """Fields of :class:`UploadManifest`; empty until the worker has extracted its features."""
+    """Fields of ``UploadManifest``; empty until the worker has extracted its features."""
     needs_extractor: bool = False
     """True if the worker has requested the tensors of the extractor."""
     num_received: int = 0
@@ -162,7 +162,7 @@ class UploadSettings(CachedFeatureSettings):
 
 
 def records_per_chunk(manifest: Json) -> int:
-    """Return the number of records per result; ``manifest`` has the fields of :class:`UploadManifest`.
+    """Return the number of records per result; ``manifest`` has the fields of ``UploadManifest``.
 
     >>> records_per_chunk({"feature_bytes": 360, "label_shape": [], "label_dtype": "int64"})
     22795

@@ -91,7 +91,7 @@ def trains_batch_norm(module: nn.Module) -> bool:
 def explain_batch_norm_error(num_examples: int, node: str, *, has_batch_norm: bool) -> Iterator[None]:
     """Raise RequestError if a batch norm fails in the block on a batch of one sample.
 
-    ``has_batch_norm`` is the return value of :func:`trains_batch_norm`.
+    ``has_batch_norm`` is the return value of ``trains_batch_norm``.
     """
     try:
         yield

@@ -30,7 +30,7 @@ def evaluate(
     """Evaluate ``module`` on all of the node's data.
 
     The ``loss`` of the result is the mean over samples and does not depend on the batch size.
-    :class:`fedws.training.objective.Objective` describes the loss. Outputs of shape [n, classes] with integer targets
+    ``fedws.training.objective.Objective`` describes the loss. Outputs of shape [n, classes] with integer targets
     of shape [n] are those of a classifier, and the prediction is the class of the largest output.
 
     ``context.threads`` threads take batches in turn. Unlike torch's own threads, they need no barrier. Sums are in the

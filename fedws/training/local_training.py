@@ -37,7 +37,7 @@ def train(
     ``torch.randperm`` of a generator seeded with ``seed``, with one draw an epoch. A last batch of one sample is joined
     to the batch before if a batch norm is in training mode.
 
-    :class:`fedws.training.objective.Objective` describes the loss. ``penalty(module)``, a scalar, is added to the loss
+    ``fedws.training.objective.Objective`` describes the loss. ``penalty(module)``, a scalar, is added to the loss
     of each batch. Raises TaskError for an unknown loss or optimizer, and TaskCancelled if the task is cancelled.
     """
     objective = Objective(module.train(), context, settings)
@@ -60,7 +60,7 @@ def train(
 
 
 def compute_gradient(module: torch.nn.Module, context: TaskContext, settings: TrainSettings, seed: int) -> TrainResult:
-    """Compute the gradient of the mean loss over the samples that :func:`train` would use.
+    """Compute the gradient of the mean loss over the samples that ``train`` would use.
 
     The gradient is stored in the parameters of ``module``. Raises TaskError for an unknown loss, and TaskCancelled if
     the task is cancelled.

@@ -44,7 +44,7 @@ def count_elements(module: torch.nn.Module) -> int:
 
 
 def build_complete_model(spec: str) -> torch.nn.Module:
-    """Return a registered model with values, after :func:`build_outline` was called for it.
+    """Return a registered model with values, after ``build_outline`` was called for it.
 
     Raises PieceFailed if the factory reuses tensors of an earlier call, since they may be on the device ``meta``.
     """

@@ -19,7 +19,7 @@ def get_state_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
 
 
 def load_state_tensors(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Load tensors that :func:`get_state_tensors` returned for an optimizer with the same parameters.
+    """Load tensors that ``get_state_tensors`` returned for an optimizer with the same parameters.
 
     Tensors with other names are ignored.
     """

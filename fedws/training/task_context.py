@@ -60,11 +60,11 @@ class TaskContext:
     data: _DataField = _DataField()
     """Samples of the node. Once a task reads them, the coordinator gets only the text of a RequestError."""
     stop: threading.Event = field(default_factory=threading.Event)
-    """Event that cancels the task; tasks use :meth:`raise_if_cancelled`."""
+    """Event that cancels the task; tasks use ``raise_if_cancelled``."""
     threads: int = 1
     """Maximum number of threads that evaluate batches at the same time."""
     client_state: ClientState = field(default_factory=ClientState)
-    """State that tasks keep during this run; tasks use :meth:`load_state` and :meth:`save_state`."""
+    """State that tasks keep during this run; tasks use ``load_state`` and ``save_state``."""
     state_dir: Path | None = None
     """Folder for data that tasks keep on the disk over several runs; None if the node has no such folder.
 
@@ -73,14 +73,14 @@ class TaskContext:
     resources: dict[str, tuple[Callable[[Path | None], object], object]] = field(default_factory=dict)
     """Resources that tasks keep open between requests, with their factories, by name.
 
-    Tasks use :meth:`open_resource`.
+    Tasks use ``open_resource``.
     """
     policy: Policy = field(default_factory=Policy)
     """Policy of the node's owner."""
     pending_releases: dict[str, tuple[FeatureRelease, Callable[[], None]]] = field(default_factory=dict)
-    """Features that the answer to a request contains, by the request's id; tasks use :meth:`declare_release`."""
+    """Features that the answer to a request contains, by the request's id; tasks use ``declare_release``."""
     warnings: list[str] = field(default_factory=list)
-    """Codes of the warnings for the next result, see :mod:`fedws.training.task_warnings`; tasks use :meth:`warn`."""
+    """Codes of the warnings for the next result, see ``fedws.training.task_warnings``; tasks use ``warn``."""
     data_accessed: threading.Event = field(default_factory=threading.Event)
     """Event that is set when a task reads the samples, or state computed from them, for its current request."""
 
@@ -108,7 +108,7 @@ class TaskContext:
     def build_outline(self, spec: str) -> torch.nn.Module:
         """Return the registered model of ``spec`` without values.
 
-        See :func:`fedws.training.model_building.build_outline`. Raises TaskError, also if the model has more parameters
+        See ``fedws.training.model_building.build_outline``. Raises TaskError, also if the model has more parameters
         than the policy allows.
         """
         with registry.raise_as_task_error():
@@ -164,7 +164,7 @@ class TaskContext:
     def open_resource(self, name: str, factory: Callable[[Path | None], Resource]) -> Resource:
         """Return the resource ``name``, which the first call creates with ``factory``.
 
-        The argument of ``factory`` is the subfolder ``name`` of :attr:`state_dir`, or None without a folder. No other
+        The argument of ``factory`` is the subfolder ``name`` of ``state_dir``, or None without a folder. No other
         resource uses that subfolder. Raises ValueError if another factory created the resource.
         """
         if name not in self.resources:
@@ -211,6 +211,6 @@ class TaskContext:
 
 
 def build_task_piece(kind: str, spec: str, *args: Any) -> Any:
-    """Return the piece that :func:`fedws.core.registry.build_piece` builds. Raises TaskError."""
+    """Return the piece that ``fedws.core.registry.build_piece`` builds. Raises TaskError."""
     with registry.raise_as_task_error():
         return registry.build_piece(kind, spec, *args)

@@ -30,7 +30,7 @@ class WeightedMetrics:
 
 
 def select_numbers(metrics: Mapping[str, Any], exclude: Collection[str] = ()) -> dict[str, float]:
-    """Return the first :data:`MAX_METRICS` numbers of a result's metrics, without those named in ``exclude``.
+    """Return the first ``MAX_METRICS`` numbers of a result's metrics, without those named in ``exclude``.
 
     A peer chooses the names, so empty, long and unprintable ones are omitted. A value that is not finite becomes NaN.
 
@@ -52,7 +52,7 @@ def select_numbers(metrics: Mapping[str, Any], exclude: Collection[str] = ()) ->
 def select_tables(metrics: Mapping[str, Any]) -> dict[str, list[list[int]]]:
     """Return the tables of a result's metrics, which are lists of rows of equal length of non-negative integers.
 
-    The first table that exceeds :data:`MAX_TABLE_CELLS` cells in total is omitted, with all tables after it.
+    The first table that exceeds ``MAX_TABLE_CELLS`` cells in total is omitted, with all tables after it.
 
     >>> select_tables({"confusion": [[3, 1], [0, 2]], "loss": 0.5, "ragged": [[1], [2, 3]], "empty": []})
     {'confusion': [[3, 1], [0, 2]]}
@@ -68,7 +68,7 @@ def select_tables(metrics: Mapping[str, Any]) -> dict[str, list[list[int]]]:
 
 
 def round_metrics(value: Any) -> Any:
-    """Return metrics with each float rounded to :data:`SIGNIFICANT_DIGITS` significant digits, at any depth.
+    """Return metrics with each float rounded to ``SIGNIFICANT_DIGITS`` significant digits, at any depth.
 
     >>> round_metrics({"loss": 2.302585093, "each": [0.000123456789], "num_examples": 1234567})
     {'loss': 2.3026, 'each': [0.00012346], 'num_examples': 1234567}
@@ -94,7 +94,7 @@ def average_metrics(results: Sequence[WeightedMetrics]) -> dict[str, float]:
     """Return each metric's mean over the results that have it.
 
     A mean is exact and rounded once, so the order of the results does not change it. It is NaN if a value is NaN. If
-    there are more than :data:`MAX_METRICS` names, the most frequent ones are returned.
+    there are more than ``MAX_METRICS`` names, the most frequent ones are returned.
     """
     count = Counter(name for result in results for name in result.values)
     names = sorted(count, key=lambda name: (-count[name], name))[:MAX_METRICS]
@@ -117,7 +117,7 @@ def _is_valid_name(name: str) -> bool:
 
 
 def _is_table(value: Any) -> bool:
-    """Return True if a value is a table: rows of equal length, of integers from 0 to :data:`MAX_WEIGHT`."""
+    """Return True if a value is a table: rows of equal length, of integers from 0 to ``MAX_WEIGHT``."""
     if (
         not isinstance(value, list)
         or not 0 < len(value) <= MAX_TABLE_CELLS

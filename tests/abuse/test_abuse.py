@@ -191,7 +191,7 @@ class Crowd:
         }
 
     async def besiege(self) -> None:
-        """Run all of them until :meth:`end`; raise the error of the first that fails."""
+        """Run all of them until ``end``; raise the error of the first that fails."""
         async with asyncio.TaskGroup() as group:
             for name, (count, kind) in self.kinds.items():
                 for number in range(count):

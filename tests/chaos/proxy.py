@@ -53,7 +53,7 @@ class _Fuse:
 
 @dataclass
 class Proxy:
-    """A listener at :attr:`url` that connects each caller to ``port``, while its context lasts."""
+    """A listener at ``url`` that connects each caller to ``port``, while its context lasts."""
 
     port: int
     """Port of the node."""

@@ -9,7 +9,7 @@ DIGITS = ("--dataset", "digits")
 MISTNET = (*DIGITS, "--algorithm", "mistnet", "--run-dir", "run")
 MLP = ("--model", "mlp", "--split-at", "relu1")
 PRETRAINED = ("--algorithm", "mistnet", *MLP, "--pretrained", "mlp.safetensors")
-"""A model that :func:`pretrain` made, so that a run need not start a process that makes one."""
+"""A model that ``pretrain`` made, so that a run need not start a process that makes one."""
 
 
 def pretrain(given: Processes) -> None:

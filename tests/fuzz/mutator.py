@@ -124,7 +124,7 @@ def assembled(control: int, header: Any, body: bytes, random: Random) -> bytes:
 
 
 def _changed(header: Any, random: Random) -> Any:
-    """Return the header with one change at one place; :func:`parsed` has made it a copy."""
+    """Return the header with one change at one place; ``parsed`` has made it a copy."""
     places = list(_places(header))
     if not places:
         return _odd(random)

@@ -254,5 +254,5 @@ def _undisturbed(name: str, workers: int, rounds: int) -> Tensors:
 
 
 def undisturbed(case: Case) -> Tensors:
-    """Return the model of :func:`by_the_book`, with quick answers."""
+    """Return the model of ``by_the_book``, with quick answers."""
     return _undisturbed(case.name, len(case.workers), case.rounds)

@@ -12,7 +12,7 @@ from tests.helpers.processes import FORKS, enter
 
 
 class Copy:
-    """A copy of a process with its imports done; a benchmark uses it like a :class:`subprocess.Popen`."""
+    """A copy of a process with its imports done; a benchmark uses it like a ``subprocess.Popen``."""
 
     def __init__(self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], **_: object) -> None:
         reader, writer = FORKS.Pipe(duplex=False)

@@ -33,7 +33,7 @@ fedws.register("model", "points_net")(PointsNet)
 
 
 class Thread:
-    """A replacement of :class:`ServerTrainer` in a thread."""
+    """A replacement of ``ServerTrainer`` in a thread."""
 
     def __init__(self, plan: Plan, store: Path) -> None:
         self._store = FeatureStore(store)

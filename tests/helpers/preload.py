@@ -1,4 +1,4 @@
-"""Imports of the commands, for the process that :meth:`tests.helpers.processes.Processes.fork` copies."""
+"""Imports of the commands, for the process that ``tests.helpers.processes.Processes.fork`` copies."""
 
 import matplotlib.figure
 import pytest  # the main module of these processes is pytest's, which multiprocessing imports in each

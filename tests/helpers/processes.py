@@ -1,7 +1,7 @@
 """Commands of fedws as processes, whose output is read line by line, and which are always ended.
 
 A process that imports torch takes seconds to start. Most tests therefore run their commands in copies of one process
-that has imported everything (multiprocessing's fork server). :meth:`Processes.start` starts one the ordinary way.
+that has imported everything (multiprocessing's fork server). ``Processes.start`` starts one the ordinary way.
 """
 
 import contextlib
@@ -119,7 +119,7 @@ class Command:
 
 
 class Processes:
-    """The processes of one test or module in one working directory; :meth:`close` ends those that still run."""
+    """The processes of one test or module in one working directory; ``close`` ends those that still run."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.folder = folder

@@ -218,7 +218,7 @@ class PlannedFault:
 
 
 class StoreProxy(ThreadingHTTPServer):
-    """A proxy that passes requests on to a store, except those that :meth:`make` names."""
+    """A proxy that passes requests on to a store, except those that ``make`` names."""
 
     daemon_threads = True
 
@@ -272,7 +272,7 @@ class StoreProxy(ThreadingHTTPServer):
 
     @cached_property
     def client(self) -> Any:
-        """Client of the store itself; its requests are not in :attr:`requests`."""
+        """Client of the store itself; its requests are not in ``requests``."""
         return boto3.client("s3", endpoint_url="http://{}:{}".format(*self.behind))
 
     def bucket(self) -> str:

@@ -37,7 +37,7 @@ def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mosquitt
 
 
 class Short(Proxy):
-    """Aborts each connection once it has carried :data:`MOST` bytes."""
+    """Aborts each connection once it has carried ``MOST`` bytes."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)

@@ -21,7 +21,7 @@ RunAudit = Callable[[Sequence[Pin]], tuple[str, str]]
 def main(run_audit: RunAudit | None = None) -> int:
     """Print the known vulnerabilities of the pins, and return the exit status GOOD, FOUND or NOT_AUDITED.
 
-    ``run_audit`` replaces :func:`run_pip_audit`.
+    ``run_audit`` replaces ``run_pip_audit``.
     """
     pins = read(FILE.read_text(encoding="utf-8"))
     found: list[str] = []

@@ -24,7 +24,7 @@ def dirichlet(targets: np.ndarray, num_shares: int, *, alpha: float = 0.5, seed:
     """Split the samples of each label in proportions from Dirichlet(alpha), and draw again while a share is empty.
 
     A smaller ``alpha`` makes the label distributions differ more. Raises UsageError for an invalid ``alpha``, if there
-    are fewer samples than shares, or if a share is empty in all :data:`MAX_DRAWS` draws.
+    are fewer samples than shares, or if a share is empty in all ``MAX_DRAWS`` draws.
     """
     check_share_sizes(len(targets), num_shares)
     if not (alpha > 0 and math.isfinite(alpha)):

@@ -24,7 +24,7 @@ _CLOSE_CODES = (CloseCode.APPLICATION_ERROR, CloseCode.MESSAGE_REJECTED, CloseCo
 
 
 class MqttChannel:
-    """A channel over a broker; see :class:`fedws.network.base.Channel`.
+    """A channel over a broker; see ``fedws.network.base.Channel``.
 
     Byte counts include the headers of packets, and leave out pings.
     """

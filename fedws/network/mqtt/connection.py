@@ -224,13 +224,13 @@ class BrokerConnection:
     # ------------------------------------------------------------------ callbacks of the client
 
     def on_connected(self, max_packet_bytes: float, receive_maximum: float) -> None:
-        """See :class:`fedws.network.mqtt.library.MqttCallbacks`."""
+        """See ``fedws.network.mqtt.library.MqttCallbacks``."""
         self._max_packet_bytes = max_packet_bytes
         self.max_payload_bytes = int(min(MAX_PAYLOAD_BYTES, max_packet_bytes - MAX_PACKET_OVERHEAD_BYTES))
         self._max_in_flight = int(min(MAX_IN_FLIGHT_PACKETS, receive_maximum))
 
     def on_acknowledged(self, packet_id: int, refusal: str, code: int) -> None:
-        """See :class:`fedws.network.mqtt.library.MqttCallbacks`."""
+        """See ``fedws.network.mqtt.library.MqttCallbacks``."""
         topic = self._in_flight.pop(packet_id, "")
         self._send_queued()
         if not self._in_flight:

@@ -1,6 +1,6 @@
 """The flow control for the numbered frames of one direction. This module does no I/O.
 
-At most :data:`WINDOW_FRAMES` frames are in flight, which means sent but not yet read by the program at the other end.
+At most ``WINDOW_FRAMES`` frames are in flight, which means sent but not yet read by the program at the other end.
 The broker and a receiver that does not read therefore never hold more frames of a link, whatever the message size.
 """
 

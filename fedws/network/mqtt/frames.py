@@ -1,6 +1,6 @@
 """The frame format: the content of one MQTT message of a link.
 
-    kind, 1 byte | number, 8 bytes, little-endian | payload | tag, 16 bytes, from :meth:`Channel.set_session_key` on
+    kind, 1 byte | number, 8 bytes, little-endian | payload | tag, 16 bytes, from ``Channel.set_session_key`` on
 
 DATA, END and CLOSE frames of one direction are numbered together from 0 without a gap. The receiver thereby detects
 lost, duplicated and reordered frames. PING frames have their own numbers, and one may be lost.
@@ -35,7 +35,7 @@ class FrameKind(IntEnum):
     PING = 4
     """A keep-alive, with the numbers of numbered frames that its sender has read and sent."""
     GONE = 5
-    """The will of a lost coordinator, with the secret of a :class:`fedws.network.mqtt.topics.EndToken`."""
+    """The will of a lost coordinator, with the secret of a ``fedws.network.mqtt.topics.EndToken``."""
 
 
 class ProtectionLevel(IntEnum):

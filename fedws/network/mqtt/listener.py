@@ -13,7 +13,7 @@ from fedws.network.mqtt.session import BrokerSession, ListenerConfig
 
 
 class MqttListener:
-    """One node at a broker, for the duration of :meth:`serve`."""
+    """One node at a broker, for the duration of ``serve``."""
 
     def __init__(self, config: ListenerConfig) -> None:
         self._config = config

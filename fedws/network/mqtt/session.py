@@ -42,7 +42,7 @@ class ListenerConfig:
 
 
 class BrokerSession:
-    """A node's session on one connection, from :meth:`start` until the connection is lost or closed."""
+    """A node's session on one connection, from ``start`` until the connection is lost or closed."""
 
     def __init__(self, config: ListenerConfig, tasks: "set[asyncio.Task[None]]") -> None:
         """Create a session that is not started.

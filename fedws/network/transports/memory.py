@@ -20,7 +20,7 @@ _listeners: dict[str, tuple[Handler, Limits, set[asyncio.Task[None]]]] = {}
 
 
 class MemoryChannel:
-    """One end of a link in memory; see :class:`fedws.network.base.Channel`."""
+    """One end of a link in memory; see ``fedws.network.base.Channel``."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -105,7 +105,7 @@ class MemoryChannel:
 
 @register("transport", "memory")
 class MemoryTransport:
-    """A transport inside one process; see :class:`fedws.network.base.Transport`."""
+    """A transport inside one process; see ``fedws.network.base.Transport``."""
 
     in_process = True
     brokered = False

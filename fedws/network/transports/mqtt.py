@@ -20,7 +20,7 @@ from fedws.security.tls import TlsConfig
 
 @register("transport", "mqtt")
 class MqttTransport:
-    """A transport over an MQTT broker; see :class:`fedws.network.base.Transport`.
+    """A transport over an MQTT broker; see ``fedws.network.base.Transport``.
 
     Certificates authenticate the broker and its clients to each other. They do not authenticate nodes.
     """

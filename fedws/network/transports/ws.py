@@ -49,7 +49,7 @@ class _NoRedirectConnect(connect):
 
 @register("transport", "ws")
 class WebSocketTransport:
-    """A transport over WebSockets; see :class:`fedws.network.base.Transport`."""
+    """A transport over WebSockets; see ``fedws.network.base.Transport``."""
 
     in_process = False
     brokered = False

@@ -21,7 +21,7 @@ _PROTOCOL_ERROR_CODES = (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, Close
 
 
 class WebSocketChannel:
-    """A channel over one WebSocket; see :class:`fedws.network.base.Channel`. Byte counts include frame headers."""
+    """A channel over one WebSocket; see ``fedws.network.base.Channel``. Byte counts include frame headers."""
 
     def __init__(self, connection: MonitoredConnection, limits: Limits) -> None:
         self._connection = connection

@@ -15,7 +15,7 @@ _TLS_HANDSHAKE_RECORD = b"\x16"  # the type of the first record that a TLS clien
 
 
 class IncomingConnection(MonitoredConnection, ServerConnection):
-    """An incoming WebSocket with strict limits and a deadline until :meth:`mark_authenticated`."""
+    """An incoming WebSocket with strict limits and a deadline until ``mark_authenticated``."""
 
     pending_connections: BoundedConnectionSet
     """The unauthenticated connections of the port."""

@@ -1,4 +1,4 @@
-"""A WebSocket that is closed if its peer is silent or too slow, according to :mod:`fedws.network.liveness`."""
+"""A WebSocket that is closed if its peer is silent or too slow, according to ``fedws.network.liveness``."""
 
 import asyncio
 import contextlib

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @register("store", "file")
 class FileStore:
-    """A store that keeps blobs in a directory. See :class:`fedws.object_store.base.Store`.
+    """A store that keeps blobs in a directory. See ``fedws.object_store.base.Store``.
 
     Only the user can read the files (mode 0600) and the directories of runs (mode 0700).
     """

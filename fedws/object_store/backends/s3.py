@@ -45,7 +45,7 @@ class _UploadBody(io.BytesIO):
 
 @register("store", "s3")
 class S3Store:
-    """A store that keeps blobs in a bucket. See :class:`fedws.object_store.base.Store`."""
+    """A store that keeps blobs in a bucket. See ``fedws.object_store.base.Store``."""
 
     def __init__(self, url: str, timeout: float) -> None:
         parts = parse_store_url(url)

@@ -2,7 +2,7 @@
 
 The ``SummaryWriter`` of tensorboardX passes events to a thread through a bounded queue. When the disk is full, that
 thread dies and the next scalar blocks forever. Its ``flush`` does not write the events that are still in the queue.
-:class:`TensorBoardWriter` therefore uses the synchronous writer beneath it, which has neither a thread nor a queue.
+``TensorBoardWriter`` therefore uses the synchronous writer beneath it, which has neither a thread nor a queue.
 """
 
 import time
@@ -26,7 +26,7 @@ EVALUATION_METRICS = ("accuracy", "loss")
 class TensorBoardWriter:
     """A writer of one events file in a directory, which is created if it is missing.
 
-    Earlier events files in the directory are removed. A record is in the file when :meth:`write` returns, so a killed
+    Earlier events files in the directory are removed. A record is in the file when ``write`` returns, so a killed
     process does not lose any. The constructor raises UsageError if the file cannot be created; later errors of the disk
     raise OSError.
     """

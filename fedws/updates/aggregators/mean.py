@@ -11,7 +11,7 @@ from fedws.updates.weighted_mean import MAX_WEIGHT, add_weighted, divide_totals
 
 @dataclass(frozen=True)
 class MeanAccumulator:
-    """The state of a :class:`MeanAggregator` after some results."""
+    """The state of a ``MeanAggregator`` after some results."""
 
     totals: Tensors
     """Float64 sums of floats and of the parts of complex numbers; maxima of other tensors."""

@@ -1,4 +1,4 @@
-"""A node logs by :class:`fedws.core.rate_limited_log.RateLimitedLog`, which bounds what peers can cause; other calls
+"""A node logs by ``fedws.core.rate_limited_log.RateLimitedLog``, which bounds what peers can cause; other calls
 are listed."""
 
 import ast

@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers.support import REPOSITORY
 
-PAGE = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+PAGE = (REPOSITORY / "docs" / "topics" / "architecture.md").read_text(encoding="utf-8")
 FORMER_FILES = {"interfaces.py"}
 """Files that the page names because they are gone."""
 FORMER_NAMES = {"ClientInfo", "ClientSampler", "PendingConnections", "RateLimitedWarnings", "FeatureRequest"}

@@ -1,25 +1,17 @@
 """The pages, units and containers in docs/deploy are held against the command line: what they say is there."""
 
-import argparse
-import importlib
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from fedws.cli.main import COMMANDS
-from fedws.cli.parser import Parser
-from fedws.cli.run import collect_settings
-from fedws.cli.security_flags import complete_url
 from fedws.core.addresses import PASSWORD_FILE_VARIABLE
-from fedws.core.plan import build_plan
 from fedws.network.mqtt.broker_url import parse_broker_url as broker_address
-from fedws.security.credentials import Credentials
+from tests.helpers.page_commands import parse_command
 from tests.helpers.support import REPOSITORY
 
 FOLDER = REPOSITORY / "docs" / "deploy"
@@ -27,55 +19,6 @@ PAGES = sorted(FOLDER.glob("*.md"))
 COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text(encoding="utf-8"))
 OURS = {name: service for name, service in COMPOSE["services"].items() if name != "broker"}
 SECRETS = "/run/secrets/"
-FENCED = re.compile(r"```\n(.*?)```", re.DOTALL)
-FLAG = re.compile(r"--[a-z][a-z-]*")
-
-
-def flags(command: str) -> Parser:
-    """Those of a command of fedws."""
-    module = importlib.import_module(f"fedws.cli.{'worker' if command == 'evaluator' else command.replace('-', '_')}")
-    parser: Parser = module.build_parser(f"fedws {command}")
-    return parser
-
-
-def parsed(command: str, *words: str) -> argparse.Namespace:
-    """What the command makes of its words; a plan, too, where it is a run. Ends the test if they are wrong."""
-    assert command in COMMANDS
-    found = flags(command).parse_args(words)
-    if command == "run" and "resume" not in found:
-        if "listen" in found:
-            assert found.expect_workers, "workers join there"
-            found.listen = complete_url(found.listen, Credentials(None))
-        build_plan(collect_settings(vars(found)))
-    return found
-
-
-def commands(text: str) -> Iterator[list[str]]:
-    """The words of each command of fedws in a page's blocks, without those up to ``fedws``, the program."""
-    for block in FENCED.findall(text):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            at = [place for place, word in enumerate(words[:-1]) if Path(word).name == "fedws"]
-            if at:
-                yield words[at[-1] + 1 :]
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_of_pages_are_there(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    found = list(commands(text))
-    assert found
-    for words in found:
-        parsed(*words)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_flags_that_pages_speak_of_are_there(page: Path) -> None:
-    text = FENCED.sub("", page.read_text(encoding="utf-8"))
-    known = {flag for command in COMMANDS for flag in flags(command)._option_string_actions}
-    said = [code for code in re.findall(r"`([^`\n]+)`", text) if code.startswith(("--", "fedws "))]
-    named = {flag for code in said for flag in FLAG.findall(code)}
-    assert named <= known, named - known
 
 
 def test_sections_of_units_are_those_of_systemd() -> None:
@@ -84,12 +27,6 @@ def test_sections_of_units_are_those_of_systemd() -> None:
     ]
     sections = {name for text in blocks for name in re.findall(r"^\[(.*)\]$", text, re.MULTILINE)}
     assert sections and sections <= {"Unit", "Service", "Install"}
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_to_files(page: Path) -> None:
-    for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
-        assert link.startswith("https://") or (FOLDER / link).exists(), link
 
 
 def environment(file: str) -> dict[str, str]:
@@ -113,7 +50,7 @@ def test_the_unit_of_a_worker_starts_one() -> None:
     assert told["EnvironmentFile"] == ["/etc/fedws/worker.env"]
     (start,) = told["ExecStart"]
     words = shlex.split(start.replace("$FEDWS_FLAGS", environment("worker.env")["FEDWS_FLAGS"]))
-    worker = parsed(*words[1:])
+    worker = parse_command(*words[1:])
     assert worker.key_file == "${CREDENTIALS_DIRECTORY}/network.key" and not worker.until_eof
     assert told["LoadCredential"] == ["network.key:/etc/fedws/network.key"]
     # Torch makes code as it runs, which this would forbid.
@@ -133,7 +70,7 @@ def test_the_unit_of_a_coordinator_begins_a_run_or_goes_on(begun: bool, tmp_path
     told = {**environment("coordinator.env"), "FEDWS_RUN": str(run), "CREDENTIALS_DIRECTORY": "/run/credentials"}
     shell = shlex.split(start.replace("/opt/fedws/bin/fedws", str(program)))
     done = subprocess.run(shell, env={**told, "PATH": "/bin:/usr/bin"}, capture_output=True, text=True, check=True)
-    found = vars(parsed(*done.stdout.splitlines()))
+    found = vars(parse_command(*done.stdout.splitlines()))
     assert found["key_file"] == "/run/credentials/network.key"
     assert (found.get("resume"), found.get("run_dir")) == ((str(run), None) if begun else (None, str(run)))
 
@@ -141,7 +78,7 @@ def test_the_unit_of_a_coordinator_begins_a_run_or_goes_on(begun: bool, tmp_path
 @pytest.mark.parametrize("name", OURS)
 def test_a_service_starts_a_command_with_secrets_that_it_is_given(name: str) -> None:
     service = OURS[name]
-    found = parsed(*service["command"])
+    found = parse_command(*service["command"])
     url = found.listen if name == "coordinator" else found.join
     assert broker_address(url, {}).user == name and found.encrypt_payloads
     given = [found.key_file, found.tls_ca, service["environment"][PASSWORD_FILE_VARIABLE]]

@@ -28,7 +28,7 @@ from tests.helpers.frozen_classes import Pair, Slotted
 
 @dataclass(frozen=True)
 class Round:
-    """As :class:`fedws.scheduling.synchronous.SynchronousState`."""
+    """As ``fedws.scheduling.synchronous.SynchronousState``."""
 
     model: Tensors
     workers: tuple[str, ...]
