@@ -17,7 +17,7 @@ from tests.helpers.page_commands import (
 )
 from tests.helpers.support import REPOSITORY
 
-FORMER = {"--strategy"}  # accepted beside --algorithm
+FORMER = {"--strategy", "--testing"}  # accepted beside --algorithm and --evaluator
 OTHER = {"--require-hashes", "--no-deps", "--requirement", "--index-url", "--system", "--user", "--now", "--editable"}
 LINKED = [page for page in PAGES if "](" in page.read_text(encoding="utf-8")]
 WITH_COMMANDS = [page for page in PAGES if list(list_commands(page.read_text(encoding="utf-8")))]
