@@ -218,7 +218,9 @@ async def test_a_worker_and_a_hostile_order(
     name: str, text: str, tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer, or the reason of the close, is fit for a terminal too."""
-    monkeypatch.setattr("fedws.node.node_credentials.load_default_credentials", lambda: fedws.security.credentials.INSECURE)
+    monkeypatch.setattr(
+        "fedws.node.node_credentials.load_default_credentials", lambda: fedws.security.credentials.INSECURE
+    )
     log = audit_log.AuditLog(tmp_path / "alice.jsonl")
     node = fedws.Worker("alice", "points", Points(Path(), True), policy=DEFAULT_POLICY, audit_log=log)
     async with fedws.serve(node, "ws://localhost:0") as url, rough(url) as socket:
@@ -236,7 +238,9 @@ async def test_a_worker_and_a_hostile_order(
 async def test_a_worker_and_a_hostile_caller(
     name: str, text: str, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedws.node.node_credentials.load_default_credentials", lambda: fedws.security.credentials.INSECURE)
+    monkeypatch.setattr(
+        "fedws.node.node_credentials.load_default_credentials", lambda: fedws.security.credentials.INSECURE
+    )
     async with fedws.serve(worker(), "ws://localhost:0") as url, rough(url) as socket:
         await socket.send(data(hostile(HELLO, name, text)))
         await socket.send(data(HELLO))

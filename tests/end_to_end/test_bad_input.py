@@ -92,7 +92,7 @@ def assert_bad(processes: Processes, argv: str, pattern: str) -> None:
             "--workers: 'alice' is not a valid node; use the form ID=URL, such as alice=ws://localhost:8777",
         ),
         ("run --workers alice=nowhere", "'nowhere' is not a valid address; use the form ws://host:8777"),
-        ("run --workers alice=ws://localhost", "'ws://localhost' is not a valid address; use the form ws://host:8777"),
+        ("run --workers alice=ws://:8777", "'ws://:8777' is not a valid address; use the form ws://host:8777"),
         ("run --workers alice=ws://localhost:99999", "'ws://localhost:99999' is not a valid address"),
         (
             "run --workers alice=http://localhost:1",

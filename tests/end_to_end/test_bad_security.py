@@ -62,7 +62,7 @@ FLAGS = [
         f"{RUN} alice=wss://localhost:1 {OWN}",
         "--tls-cert certs/alice.pem is the certificate of alice, not of coord",
     ),
-    (f"{RUN} alice=wss://localhost", "'wss://localhost' is not a valid address"),
+    (f"{RUN} alice=wss://:1", "'wss://:1' is not a valid address"),
     (f"{WORKER} --policy none", "--policy none: No such file or directory$"),
     (f"{WORKER} --policy unknown.toml", "--policy unknown.toml: unknown setting 'task'$"),
     (f"{WORKER} --policy syntax.toml", "--policy syntax.toml: Invalid value"),

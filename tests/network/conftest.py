@@ -19,7 +19,7 @@ def _points() -> Iterator[None]:
 def nobody_has_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that speak the handshake by hand; ``test_keys.py`` and ``test_unauthenticated_peers.py`` are about
     keys."""
-    for module in ("fedws.node.server", "fedws.coordinator.setup"):
+    for module in ("fedws.node.node_credentials", "fedws.coordinator.setup"):
         monkeypatch.setattr(f"{module}.load_default_credentials", lambda: INSECURE)
 
 
