@@ -77,7 +77,7 @@ async def test_a_node_that_is_killed_is_lost_at_once(broker: Mosquitto, tmp_path
     processes = Processes(tmp_path / "node", {"FEDWS_MQTT_PASSWORD": PASSWORD})
     with contextlib.closing(processes):
         node = processes.fork("worker", "--id", "alice", *processes.tiny(), "--join", broker.url)
-        await asyncio.to_thread(node.line, "alice joins")
+        await asyncio.to_thread(node.line, "alice is connected to the broker")
         channel = await dialled(broker.url)
         waiting = asyncio.create_task(channel.receive())
         os.kill(node.pid, signal.SIGKILL)
