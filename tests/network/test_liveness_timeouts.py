@@ -76,17 +76,25 @@ async def test_a_peer_that_is_stopped_is_given_up(side: str, when: str) -> None:
         assert await lost(ours.send(HELLO)) == "silent for 0.6 s"
 
 
+async def send_until_blocked(channel: WebSocketChannel) -> asyncio.Task[None]:
+    """Return the task that sends a message to a stopped peer, once it waits for the peer."""
+    channel.mark_authenticated()  # otherwise the time limit of the handshake may end the link first
+    sending = asyncio.create_task(channel.send(order(32 * 2**20)))
+    while not channel._connection.paused:
+        assert not sending.done(), sending
+        await asyncio.sleep(0.01)
+    return sending
+
+
 @both_sides
 @pytest.mark.parametrize("when", ["idle", "while we send"])
 async def test_a_link_to_a_stopped_peer_can_be_closed(side: str, when: str) -> None:
     """In a sixth of the silence, whatever there is still to send."""
     async with opposite(side, CLOSING) as (ours, peer):
         peer.transport.pause_reading()
-        before = time.monotonic()
         if when == "while we send":
-            sending = asyncio.create_task(ours.send(order(32 * 2**20)))
-            while not ours._connection.paused:
-                await asyncio.sleep(0)
+            sending = await send_until_blocked(ours)
+        before = time.monotonic()
         await soon(ours.close("enough"))
         if when == "while we send":
             await lost(sending)
@@ -99,9 +107,7 @@ async def test_a_node_can_end_while_it_sends_to_a_stopped_peer() -> None:
 
     async def handle(channel: Channel) -> None:
         assert isinstance(channel, WebSocketChannel)
-        sending = asyncio.create_task(channel.send(order(32 * 2**20)))
-        while not channel._connection.paused:
-            await asyncio.sleep(0)
+        sending = await send_until_blocked(channel)
         blocked.set()
         with contextlib.suppress(LinkLost):
             await sending
