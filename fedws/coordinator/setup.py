@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from fedws.coordinator import initial_model
 from fedws.core import registry
@@ -38,9 +37,7 @@ def prepare_run(plan: Plan, *, read_initial_model: bool = True) -> tuple[Plan, S
     urls = [*plan.workers.values(), *plan.evaluator.values()]
     for url in urls:
         transport = find_transport(url)
-        transport.check_url(url)
-        if url == plan.listen and not transport.brokered and not transport.in_process and urlsplit(url).port is None:
-            raise UsageError(f"--listen: {url!r} has no port to listen on; add one, such as :9000")
+        transport.check_url(url, is_listening=url == plan.listen)
         if urls.count(url) > 1 and url != plan.listen and not transport.brokered:
             raise UsageError(f"{url} is the address of two nodes; give each node its own")
     module = model_building.build_model(plan.model, plan.seed)

@@ -127,10 +127,13 @@ class Transport(Protocol):
     brokered: bool
     """True if many nodes share one address, such as the address of a broker."""
 
-    def check_url(self, url: str, tls: TlsConfig | None = None, *, encrypt_payloads: bool = False) -> None:
+    def check_url(
+        self, url: str, tls: TlsConfig | None = None, *, encrypt_payloads: bool = False, is_listening: bool = False
+    ) -> None:
         """Raise UsageError unless the URL is valid for this transport and matches the other arguments.
 
         ``tls`` requires an encrypted transport. With ``encrypt_payloads``, no intermediary can read the messages.
+        With ``is_listening``, the URL is one to listen at, which may require more than a URL to connect to.
         """
 
     def connect(

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -171,6 +172,12 @@ async def test_a_name_that_no_network_can_have_is_said(caplog: pytest.LogCapture
         while not caplog.messages:
             await asyncio.sleep(0.01)
     assert caplog.messages[0].startswith("alice: waiting to join at ws://xxx")
+
+
+async def test_an_address_to_listen_at_without_a_port_is_an_error_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"'ws://127\.0\.0\.1' has no port to listen on; add one, such as :9000"):
+        await fedws.run(listen="ws://127.0.0.1", expect_workers=["alice"], dataset="points", run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ async def test_a_body_in_an_object_store_is_never_fetched(tmp_path: Path, monkey
     async with asyncio.timeout(PATIENCE), federation(tmp_path, shelf=shelf) as given:
         result = await _ended({**given, "body_store": shelf})
     assert "bob: failed: broke the protocol: message 'task_result' of 3,14" in result
-    assert set(fetched) == {32}, "the test blobs only; the model itself goes on the link"
+    assert set(fetched) == {32}, "the test blobs only; the model is sent on the link"
 
 
 async def test_a_score_that_comes_with_its_model_costs_the_score(tmp_path: Path) -> None:

@@ -110,7 +110,9 @@ class MemoryTransport:
     in_process = True
     brokered = False
 
-    def check_url(self, url: str, tls: TlsConfig | None = None, *, encrypt_payloads: bool = False) -> None:
+    def check_url(
+        self, url: str, tls: TlsConfig | None = None, *, encrypt_payloads: bool = False, is_listening: bool = False
+    ) -> None:
         """Accept any name."""
 
     async def connect(

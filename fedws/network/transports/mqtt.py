@@ -31,7 +31,9 @@ class MqttTransport:
     def __init__(self, *, encrypted: bool = False) -> None:
         self._encrypted = encrypted
 
-    def check_url(self, url: str, tls: TlsConfig | None = None, *, encrypt_payloads: bool = False) -> None:
+    def check_url(
+        self, url: str, tls: TlsConfig | None = None, *, encrypt_payloads: bool = False, is_listening: bool = False
+    ) -> None:
         """Raise UsageError unless the URL has a host, has no password, and is encrypted if ``tls`` is given."""
         parse_broker_url(url)
         if tls is not None and not self._encrypted:

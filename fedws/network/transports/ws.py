@@ -57,9 +57,13 @@ class WebSocketTransport:
     def __init__(self, *, encrypted: bool = False) -> None:
         self._encrypted = encrypted
 
-    def check_url(self, url: str, tls: TlsConfig | None = None, *, encrypt_payloads: bool = False) -> None:
-        """Raise UsageError unless the URL has a host and a port, and is encrypted if the other arguments require it."""
+    def check_url(
+        self, url: str, tls: TlsConfig | None = None, *, encrypt_payloads: bool = False, is_listening: bool = False
+    ) -> None:
+        """Raise UsageError unless the URL has a host, a port to listen on, and the encryption that is required."""
         _parse_url(url)
+        if is_listening and urlsplit(url).port is None:  # the default ports are for servers behind a proxy
+            raise UsageError(f"{url!r} has no port to listen on; add one, such as :9000")
         if encrypt_payloads and not self._encrypted:
             raise UsageError(
                 f"--encrypt-payloads requires links over a broker or TLS, but {url} has neither; "
@@ -118,10 +122,8 @@ class WebSocketTransport:
         encrypt_payloads: bool = False,
     ) -> AsyncIterator[str]:
         """Listen while the context is open; port 0 selects a free port. Raise UsageError if listening fails."""
-        self.check_url(url, tls)
+        self.check_url(url, tls, is_listening=True)
         host, port = _parse_url(url)
-        if urlsplit(url).port is None:  # the default ports are for servers behind a proxy
-            raise UsageError(f"{url!r} has no port to listen on; add one, such as :8777")
         pending, closing, connections, origin_log = (
             BoundedConnectionSet(),
             BoundedConnectionSet(),
